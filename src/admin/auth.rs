@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -17,6 +17,9 @@ use crate::config::Secret;
 
 /// Header field that every write must carry.
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
+
+/// Header field of every answer: what its peer may do, which the page shows ([`AdminAuth::access`]).
+const ACCESS: HeaderName = HeaderName::from_static("x-stickyd-access");
 
 /// Access rules of one address of the admin listener.
 pub(crate) struct AdminAuth {
@@ -96,6 +99,17 @@ impl AdminAuth {
         }
     }
 
+    /// Returns what the peer may do, for the page: `operate`, or `look` and why not more.
+    fn access(&self, headers: &HeaderMap) -> &'static str {
+        match (self.reach, &self.token) {
+            (Reach::Unix, _) => "operate",
+            (_, None) => "look; no-token",
+            (_, Some(token)) if bears(headers, token) => "operate",
+            (_, Some(_)) if headers.contains_key(header::AUTHORIZATION) => "look; wrong-token",
+            (_, Some(_)) => "look; token-needed",
+        }
+    }
+
     /// Whether the request names this listener in a way that no foreign DNS server can point here. The authority of a
     /// target in absolute form counts like a Host (RFC 9112 §3.2.2).
     fn is_own(&self, host: Option<&HeaderValue>, uri: &Uri) -> bool {
@@ -138,17 +152,19 @@ fn is_navigation(headers: &HeaderMap) -> bool {
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
     let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
+    let access = guard.access(request.headers());
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
     response.extensions_mut().insert(asked);
+    response.headers_mut().insert(ACCESS, HeaderValue::from_static(access));
     response
 }
 
 /// Whether a Host is an IP address, `localhost` or one of `hosts`. Any other name could be pointed at this listener by
 /// a foreign DNS server.
-fn is_own_host(host: &str, hosts: &[String]) -> bool {
+pub(crate) fn is_own_host(host: &str, hosts: &[String]) -> bool {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').unwrap_or((rest, "?")),
         None => host.split_at(host.find(':').unwrap_or(host.len())),

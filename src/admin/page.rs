@@ -41,9 +41,9 @@ macro_rules! page_files {
 
 const DRAWING: &str = "image/svg+xml";
 
-static FILES: [PageFile; 34] = page_files! {
+static FILES: [PageFile; 33] = page_files! {
     SCRIPT "" "api.js" "certificates.js" "charts.js" "config.js" "dialogs.js" "drawer.js" "events.js" "explain.js"
-        "frames.js" "headline.js" "keys.js" "labels.js" "live.js" "main.js" "numbers.js" "overview.js" "question.js"
+        "frames.js" "headline.js" "keys.js" "labels.js" "live.js" "main.js" "overview.js" "question.js"
         "rings.js" "routes.js" "say.js" "search.js" "sockets.js" "store.js" "ui.js" "words.js" "workers.js"
         "workerstate.js";
     SCRIPT "vendor/" "preact.mjs" "hooks.mjs" "htm.mjs" "uPlot.iife.min.js";

@@ -65,7 +65,7 @@ function optionsOf({ series, stacked, mirrored, format, width, setAt }) {
   return {
     width: width || 300,
     height: HEIGHT,
-    padding: [8, 4, 0, 0],
+    padding: [8, 16, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: 'stickyd' }, y: false, points: { size: 6 }, drag: { setScale: false, x: false } },
     hooks: { setCursor: [(plot) => setAt(plot.cursor.left >= 0 ? plot.cursor.idx ?? null : null)] },

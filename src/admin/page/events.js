@@ -8,13 +8,13 @@ import { clock, plural, sentence, span } from './words.js'
 /** Rows that are drawn. */
 const ROWS = 400
 
-const TONES = { error: 'bad', bad: 'bad', warn: 'warn', warning: 'warn', good: 'good', info: 'info' }
+const TONES = { error: 'bad', warning: 'warn', info: 'info' }
 const ICONS = { bad: 'cross', warn: 'warn', good: 'check', info: 'info' }
 
 /** Kinds that are good news, although their line in the log is an ordinary one. */
 const GOOD = new Set(['worker_up', 'worker_back', 'upstream_back', 'certificate_renewed', 'config_reloaded', 'ready', 'drain_done'])
 
-export const toneOf = (event) => (GOOD.has(event.kind) ? 'good' : TONES[event.level] ?? 'info')
+export const toneOf = (event) => (GOOD.has(event.kind) ? 'good' : TONES[event.severity] ?? 'info')
 
 const title = (kind) => kind.replaceAll('_', ' ')
 

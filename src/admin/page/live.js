@@ -2,7 +2,6 @@
 import * as api from './api.js'
 import { reader } from './frames.js'
 import { Rings } from './rings.js'
-import { roundTrips } from './numbers.js'
 import { addEvents, set, state } from './store.js'
 
 /** Pauses between two tries, in ms. */
@@ -16,6 +15,7 @@ const SILENCE = 40_000
 const LOOK = 2_000
 
 let pause = FIRST_PAUSE
+let every = 1
 let current = null
 let timer = null
 
@@ -57,10 +57,16 @@ function retry(error) {
   pause = Math.min(LAST_PAUSE, pause * 1.7)
 }
 
+/** The newest event that is known: stickyd sends those after it. */
+function since() {
+  const last = state.events.at(-1)
+  return last ? { 'Last-Event-ID': String(last.id) } : {}
+}
+
 /** Reads one stream until it breaks. */
 async function follow(mine) {
   const answer = await fetch(api.path('/api/v1/live', { range: state.range }), {
-    headers: api.fields(), cache: 'no-store', redirect: 'error', signal: mine.signal,
+    headers: { ...api.fields(), ...since() }, cache: 'no-store', redirect: 'error', signal: mine.signal,
   }).catch(() => { throw new api.ApiError('stickyd cannot be reached', 0) })
   if (!answer.ok) throw new api.ApiError((await answer.text()).trim(), answer.status)
   access(answer)
@@ -93,29 +99,31 @@ function take({ event, data }) {
 /** The first message: what there is, and what was. */
 function hello(said) {
   pause = FIRST_PAUSE
-  const rings = new Rings(said.range, said.fields)
-  for (const [at, rows, upstreams] of said.history) takeIn(rings, at, rows, upstreams)
-  // Small charts always show five minutes; for a longer range they begin anew.
-  const recent = said.range === '5m' ? rings : state.recent ?? new Rings('5m', said.fields)
-  set({ link: { state: 'live', since: Date.now(), retryAt: null, why: '' }, rings, recent, upstreams: new Map(Object.entries(said.upstreams)) })
-  name(said.workers)
+  every = said.every_s
+  const rings = new Rings(said.history)
+  const recent = said.history.range === '5m' ? rings : state.recent
+  set({ link: { state: 'live', since: Date.now(), retryAt: null, why: '' }, rings, recent, workers: said.workers, status: said.status })
+  name(said.series)
   addEvents(said.events.map(dated))
   look()
-}
-/** One second: the numbers of all workers and upstreams. */
-function sample({ t, workers, upstreams }) {
-  const known = new Set(state.serials.values())
-  takeIn(state.rings, t, workers, upstreams)
-  if (state.recent !== state.rings) takeIn(state.recent, t, workers, upstreams)
-  set({ upstreams: new Map(Object.entries(upstreams)) })
-  // A worker is new: its name comes with the next greeting.
-  if (workers.some(([serial]) => !known.has(serial))) connect()
+  if (!recent) lookBack()
 }
 
-/** Adds one sample to rings: the numbers of the workers, and the round trips of the upstream with the longest. */
-function takeIn(rings, at, rows, upstreams) {
-  rings.push(at, rows)
-  rings.trip(roundTrips({ upstreams: new Map(Object.entries(upstreams)) }))
+/** Looks the last five minutes up, which the small charts show beside a longer range. */
+async function lookBack() {
+  try {
+    set({ recent: new Rings(await api.history({ range: '5m' })) })
+  } catch (error) {
+    if (!(error instanceof api.ApiError)) throw error
+  }
+}
+
+/** One sample: the numbers of all workers and upstreams, and what has changed about them. */
+function sample({ t, workers, upstreams, series, states }) {
+  for (const rings of new Set([state.rings, state.recent])) rings?.push(t, workers, upstreams, every)
+  set({})
+  if (series) name(series)
+  if (series || states) soon()
 }
 
 /** Keeps the names of the serial numbers. */
@@ -141,6 +149,7 @@ export function setRange(range) {
 const REASONS = {
   'no-token': { why: 'Look only: no token is configured, so orders go by the command line.' },
   'token-needed': { why: 'Look only: orders need the token.', token: true },
+  'wrong-token': { why: 'Look only: this token is not right.', token: true },
   'read-token': { why: 'Look only: this token may read. Orders go by the command line.', token: true },
 }
 

@@ -3,12 +3,11 @@ import { html, Badge, Bar, Command, Empty, Head, Icon, useEvery, useStore } from
 import { Chart, Spark } from './charts.js'
 import { fullness, headline, sentenceOf } from './headline.js'
 import { link } from './routes.js'
-import { sockets } from './rings.js'
+import { add, newest } from './rings.js'
 import { byAttention, fullName, isUnused, stateOf } from './workerstate.js'
 import { bytes, clock, count, ms, plural, rate, span } from './words.js'
 import { serialOf } from './store.js'
 import { setRange } from './live.js'
-import { refusals, roundTrips } from './numbers.js'
 import { lookAtCertificates } from './certificates.js'
 import { EventRow } from './events.js'
 
@@ -24,9 +23,9 @@ export function Overview({ theme }) {
   const now = Date.now()
   const used = store.workers.filter((worker) => !isUnused(worker))
   const held = store.status.sockets.held
-  const requests = newest(store.recent, 'requests')
+  const requests = store.recent && newest(store.recent.total('requests_per_s'))
   const live = `${plural(held, 'socket')} ${held === 1 ? 'is' : 'are'} open, with ${rate(requests)} ${requests === 1 ? 'request' : 'requests'} per second.`
-  const said = headline({ ...store, live, refused: refusals(store).forwarded, now })
+  const said = headline({ ...store, live, refused: store.recent?.refusals().forwarded ?? 0, now })
   return html`<${Head} title="Overview"><${Ranges} range=${store.range} /><//>
     <${Headline} said=${said} now=${now} />
     <${Tiles} store=${store} used=${used} />
@@ -63,9 +62,6 @@ function Ranges({ range }) {
     ${['5m', '1h', '24h'].map((one) => html`<button aria-pressed=${one === range} onClick=${() => setRange(one)}>${one.replace('m', ' min').replace('h', ' h')}</button>`)}</div>`
 }
 
-const lastOf = (values) => (values ? values[values.length - 1] : NaN)
-const newest = (rings, field) => lastOf(rings?.total(field))
-
 function Tile({ label, value, note, values, tone, href, children }) {
   return html`<a class="tile" href=${href}><span class="label">${label}</span><span class="value">${value}</span>
     <span class="note">${note}</span>${values && html`<${Spark} values=${values} tone=${tone} />`}${children}</a>`
@@ -73,54 +69,42 @@ function Tile({ label, value, note, values, tone, href, children }) {
 
 function Tiles({ store, used }) {
   const { recent, status } = store
-  const sum = (field) => recent?.total(field)
   const sessions = used.reduce((all, worker) => all + worker.sessions, 0)
-  const trips = roundTrips(store)
-  const { own, healed, forwarded } = refusals(store)
   const up = used.filter((worker) => worker.takes_new).length
+  const sum = (field) => recent?.total(field)
+  const [requests, failures, opened, closed] = ['requests', 'failures', 'opened', 'closed'].map((name) => sum(`${name}_per_s`))
+  const trips = recent?.trips()
+  const { own, healed, forwarded } = recent?.refusals() ?? {}
+  const now = (values) => values && newest(values)
+  const sockets = recent && add([...recent.workers.keys()].map((serial) => recent.sockets(serial)), recent.steps)
   return html`<div class="tiles">
-    <${Tile} label="Sockets" value=${count(status.sockets.held)} note=${plural(sessions, 'session')} values=${socketsOfAll(recent)} href=${link('sockets')} />
-    <${Tile} label="Workers" value=${`${up} of ${used.length}`} note=${up === used.length ? 'take new sessions' : 'take new sessions; see below'} href=${link('workers')}>
+    <${Tile} label="Sockets" value=${count(status.sockets.held)} note=${plural(sessions, 'session')} values=${sockets} href=${link('sockets')} />
+    <${Tile} label="Workers" value=${`${up} of ${used.length}`} note="take new sessions" href=${link('workers')}>
       <span class="states">${byAttention(used).slice(0, 40).map((worker) => html`<i class=${stateOf(worker).tone}></i>`)}</span><//>
-    <${Tile} label="Requests per s" value=${rate(newest(recent, 'requests'))} note=${`${rate(newest(recent, 'failures'))} failures`} values=${sum('requests')} href=${link('workers')} />
-    <${Tile} label="Opened per s" value=${rate(newest(recent, 'opened'))} note=${`${rate(newest(recent, 'closed'))} closed`} values=${sum('opened')} href=${link('sockets', [], { sort: '-connected' })} />
-    <${Tile} label="Round trip, p95" value=${ms(trips.p95)} note=${trips.p50 == null ? 'no ping measured' : `median ${ms(trips.p50)}`} values=${recent?.trips.p95} href=${link('sockets')} />
-    <${Tile} label="Refusals, 5 min" value=${count(forwarded)} note=${`${count(healed)} healed, ${count(own)} own`} values=${sum('refusals')} tone="warn" href=${link('events')} />
+    <${Tile} label="Requests per s" value=${rate(now(requests))} note=${`${rate(now(failures))} failures`} values=${requests} href=${link('workers')} />
+    <${Tile} label="Opened per s" value=${rate(now(opened))} note=${`${rate(now(closed))} closed`} values=${opened} href=${link('sockets', [], { sort: '-connected' })} />
+    <${Tile} label="Round trip, p95" value=${ms(now(trips?.p95))} note=${now(trips?.p50) == null ? 'no ping measured' : `median ${ms(now(trips.p50))}`} values=${trips?.p95} href=${link('sockets')} />
+    <${Tile} label="Refusals, 5 min" value=${count(forwarded)} note=${`${count(healed)} healed, ${count(own)} own`} values=${sum('refusals_per_s')} tone="warn" href=${link('events')} />
   </div>`
-}
-
-const socketsOfAll = (rings) => {
-  if (!rings) return null
-  const sum = new Float64Array(rings.steps).fill(NaN)
-  for (const serial of rings.workers.keys()) {
-    sockets(rings, serial).forEach((value, at) => { if (!Number.isNaN(value)) sum[at] = (Number.isNaN(sum[at]) ? 0 : sum[at]) + value })
-  }
-  return sum
 }
 
 function Charts({ store, theme, used }) {
   const { rings } = store
   if (!rings) return null
-  const zero = new Float64Array(rings.steps).fill(NaN)
   const known = used.map((worker) => ({ worker, serial: serialOf(worker) })).filter(({ serial }) => rings.workers.has(serial))
   const alone = known.slice(0, known.length > LINES + 1 ? LINES : LINES + 1)
-  const series = alone.map(({ worker, serial }, i) => ({ label: fullName(worker), values: sockets(rings, serial), color: `c${i + 1}` }))
+  const series = alone.map(({ worker, serial }, i) => ({ label: fullName(worker), values: rings.sockets(serial), color: `c${i + 1}` }))
   const others = known.slice(alone.length)
-  if (others.length) {
-    const all = others.map(({ serial }) => sockets(rings, serial))
-    const values = zero.map((_, at) => all.reduce((sum, one) => (Number.isNaN(one[at]) ? sum : (Number.isNaN(sum) ? 0 : sum) + one[at]), NaN))
-    series.push({ label: `${others.length} others`, values, color: 'c8' })
-  }
-  const negative = (values) => values.map((value) => -value)
-  const trips = rings.trips
+  if (others.length) series.push({ label: `${others.length} others`, values: add(others.map(({ serial }) => rings.sockets(serial)), rings.steps), color: 'c8' })
+  const trips = rings.trips()
   return html`<div class="charts">
     <${Chart} title="Sockets by worker" times=${rings.times} series=${series} stacked format=${count} theme=${theme} />
     <${Chart} title="Sockets opened and closed per second" times=${rings.times} mirrored format=${rate} theme=${theme} series=${[
-      { label: 'opened', values: rings.total('opened'), color: 'c1' },
-      { label: 'closed', values: negative(rings.total('closed')), color: 'c4' }]} />
+      { label: 'opened', values: rings.total('opened_per_s'), color: 'c1' },
+      { label: 'closed', values: rings.total('closed_per_s').map((one) => -one), color: 'c4' }]} />
     <${Chart} title="Requests and failures per second" times=${rings.times} format=${rate} theme=${theme} series=${[
-      { label: 'requests', values: rings.total('requests'), color: 'c2' },
-      { label: 'failures', values: rings.total('failures'), color: 'bad', dash: true }]} />
+      { label: 'requests', values: rings.total('requests_per_s'), color: 'c2' },
+      { label: 'failures', values: rings.total('failures_per_s'), color: 'bad', dash: true }]} />
     <${Chart} title="Round trip of pings" times=${rings.times} format=${ms} theme=${theme} empty="No ping measured in this time" series=${[
       { label: '95th percentile', values: trips.p95, color: 'c3' },
       { label: 'median', values: trips.p50, color: 'c1', dash: true }]} />

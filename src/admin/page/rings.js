@@ -1,111 +1,124 @@
-// Rings of samples per worker: equal steps of time, gaps stay gaps. Pure.
+// Rings of samples per worker and upstream: equal steps of time, gaps stay gaps. Pure.
 
-/** Fields whose last value counts in a step; of others, the mean. */
-const GAUGES = new Set(['sessions', 'websockets', 'in_flight', 'cpu', 'memory'])
+/** An object with a ring of `steps` values per field. */
+const ringsOf = (fields, steps) => Object.fromEntries(fields.map((field) => [field, new Float32Array(steps).fill(NaN)]))
 
-/** Ranges of the charts: the step in seconds, and the number of steps. */
-export const RANGES = { '5m': { step: 1, steps: 300 }, '1h': { step: 10, steps: 360 }, '24h': { step: 60, steps: 1440 } }
+/** A value of the API: null is a gap. */
+const value = (given) => given ?? NaN
 
-/** The samples of all workers over one range. */
+/** The samples of all workers and upstreams over one range of time, as `GET /api/v1/history` tells it. */
 export class Rings {
-  constructor(range, fields) {
-    const { step, steps } = RANGES[range]
-    Object.assign(this, { range, step, steps, fields, times: new Float64Array(steps).fill(NaN), workers: new Map() })
-    this.trips = { p50: new Float32Array(steps).fill(NaN), p95: new Float32Array(steps).fill(NaN) }
-    this.within = 0
+  constructor(history) {
+    const { from, count, step_s: step, gauges, numbers, upstream_numbers: upstreamNumbers } = history
+    Object.assign(this, { step, steps: count, fields: numbers, upstreamFields: upstreamNumbers, gauges: new Set(gauges) })
+    this.times = Float64Array.from({ length: count }, (_, at) => from + at * step)
+    const read = (all, fields) => new Map(all.map(({ serial, columns }) =>
+      [serial, Object.fromEntries(fields.map((field, place) => [field, Float32Array.from(columns[place], value)]))]))
+    this.workers = read(history.workers, numbers)
+    this.upstreams = read(history.upstreams, upstreamNumbers)
+    /** Number of samples in the newest step. */
+    this.within = 1
   }
 
-  /** The rings of a worker by field; they are made when it is first seen. */
-  worker(serial) {
-    let found = this.workers.get(serial)
-    if (!found) {
-      found = Object.fromEntries(this.fields.map((field) => [field, new Float32Array(this.steps).fill(NaN)]))
-      this.workers.set(serial, found)
-    }
-    return found
-  }
-
-  /** The last moment with a sample, in seconds. */
+  /** The beginning of the newest step, in seconds. */
   get last() {
     return this.times[this.steps - 1]
   }
 
-  /** Adds the numbers of all workers at a moment: `[[serial, ...numbers]]`. */
-  push(seconds, rows) {
+  /** Adds a sample that stands for `every` seconds: rows of a serial and the numbers, as the live stream has them. */
+  push(seconds, workers, upstreams, every = 1) {
     const at = Math.floor(seconds / this.step) * this.step
     if (at < this.last) return
-    if (at === this.last) {
-      this.within += 1
-      for (const row of rows) this.merge(row)
-      return
-    }
-    const missing = Number.isNaN(this.last) ? 1 : Math.min(this.steps, Math.round((at - this.last) / this.step))
-    this.shift(missing, at)
-    this.within = 1
-    for (const [serial, ...numbers] of rows) {
-      const rings = this.worker(serial)
-      this.fields.forEach((field, place) => { rings[field][this.steps - 1] = numbers[place] ?? NaN })
-    }
-  }
-
-  /** Notes the round trips of the newest sample, in ms; null without pings. */
-  trip({ p50, p95 }) {
-    this.trips.p50[this.steps - 1] = p50 ?? NaN
-    this.trips.p95[this.steps - 1] = p95 ?? NaN
+    const moved = Math.min(this.steps, Math.round((at - this.last) / this.step))
+    if (moved > 0) this.shift(moved, at)
+    this.within = moved > 0 ? 1 : this.within + 1
+    // Samples that are rarer than steps are no gap.
+    const filled = moved > 1 && moved * this.step <= every * 1.5 ? moved : 1
+    this.merge(this.workers, this.fields, workers, filled)
+    this.merge(this.upstreams, this.upstreamFields, upstreams, filled)
   }
 
   shift(by, at) {
-    const move = (ring) => {
-      ring.copyWithin(0, by)
-      ring.fill(NaN, this.steps - by)
-    }
-    Object.values(this.trips).forEach(move)
-    move(this.times)
-    for (let i = 0; i < by; i += 1) this.times[this.steps - 1 - i] = at - i * this.step
-    for (const [serial, rings] of this.workers) {
-      let any = false
-      for (const ring of Object.values(rings)) {
-        move(ring)
-        any = any || ring.some((value) => !Number.isNaN(value))
+    this.times.forEach((_, place) => { this.times[place] = at - (this.steps - 1 - place) * this.step })
+    for (const all of [this.workers, this.upstreams]) {
+      for (const [serial, rings] of all) {
+        let known = false
+        for (const ring of Object.values(rings)) {
+          ring.copyWithin(0, by)
+          ring.fill(NaN, this.steps - by)
+          known = known || ring.some((one) => !Number.isNaN(one))
+        }
+        // A worker that left the range is forgotten.
+        if (!known) all.delete(serial)
       }
-      // A worker that left the range is forgotten.
-      if (!any) this.workers.delete(serial)
     }
   }
 
-  merge([serial, ...numbers]) {
-    const rings = this.worker(serial)
-    this.fields.forEach((field, place) => {
-      const ring = rings[field]
-      const before = ring[this.steps - 1]
-      const value = numbers[place] ?? NaN
-      const mean = Number.isNaN(before) ? value : before + (value - before) / this.within
-      ring[this.steps - 1] = GAUGES.has(field) ? value : mean
-    })
+  merge(all, fields, rows, filled) {
+    for (const [serial, ...numbers] of rows) {
+      if (!all.has(serial)) all.set(serial, ringsOf(fields, this.steps))
+      const rings = all.get(serial)
+      fields.forEach((field, place) => {
+        const ring = rings[field]
+        const before = ring[this.steps - 1]
+        const now = value(numbers[place])
+        const mean = Number.isNaN(before) || this.within === 1 ? now : before + (now - before) / this.within
+        ring.fill(this.gauges.has(field) ? now : mean, this.steps - filled)
+      })
+    }
   }
 
-  /** The sum of a field over workers at each moment; NaN where none has a value. */
-  total(field, serials = [...this.workers.keys()]) {
-    const sum = new Float64Array(this.steps).fill(NaN)
-    for (const serial of serials) {
-      const ring = this.workers.get(serial)?.[field]
-      if (!ring) continue
-      for (let i = 0; i < this.steps; i += 1) {
-        if (!Number.isNaN(ring[i])) sum[i] = (Number.isNaN(sum[i]) ? 0 : sum[i]) + ring[i]
-      }
-    }
-    return sum
+  /** The sum of a field over all workers at each moment; NaN where none has a value. */
+  total(field) {
+    return add([...this.workers.values()].map((rings) => rings[field]), this.steps)
   }
 
   /** The newest value of a field of one worker; null if there is none. */
   now(serial, field) {
-    const value = this.workers.get(serial)?.[field]?.[this.steps - 1]
-    return value == null || Number.isNaN(value) ? null : value
+    const found = this.workers.get(serial)?.[field]?.[this.steps - 1]
+    return found == null || Number.isNaN(found) ? null : found
+  }
+
+  /** Sockets of a worker at each moment: sessions hold their WebSockets, and plain WebSockets have no session. */
+  sockets(serial) {
+    const one = this.workers.get(serial)
+    return one ? one.sessions.map((sessions, at) => Math.max(sessions, one.websockets[at])) : null
+  }
+
+  /** Round trips of pings in ms: at each moment those of the upstream with the longest. */
+  trips() {
+    const [p50, p95] = [new Float64Array(this.steps).fill(NaN), new Float64Array(this.steps).fill(NaN)]
+    for (const one of this.upstreams.values()) {
+      one.round_trip_p95_ms.forEach((trip, at) => {
+        if (Number.isNaN(trip) || trip <= p95[at]) return
+        p95[at] = trip
+        p50[at] = one.round_trip_p50_ms[at]
+      })
+    }
+    return { p50, p95 }
+  }
+
+  /** Number of refusals in the whole range, by fate. */
+  refusals() {
+    const sum = (field) => Math.round([...this.upstreams.values()]
+      .reduce((all, one) => all + one[field].reduce((some, rate) => some + (Number.isNaN(rate) ? 0 : rate * this.step), 0), 0))
+    return { own: sum('refusals_own_per_s'), healed: sum('refusals_healed_per_s'), forwarded: sum('refusals_forwarded_per_s') }
   }
 }
 
-/** Sockets of a worker: sessions hold their WebSockets, and plain WebSockets have no session. */
-export const sockets = (rings, serial) => {
-  const one = rings.workers.get(serial)
-  return one ? one.sessions.map((value, at) => Math.max(value, one.websockets[at])) : null
+/** Adds rings up; NaN where none has a value. */
+export function add(rings, steps) {
+  const sum = new Float64Array(steps).fill(NaN)
+  for (const ring of rings) {
+    for (let at = 0; at < steps; at += 1) {
+      if (!Number.isNaN(ring[at])) sum[at] = (Number.isNaN(sum[at]) ? 0 : sum[at]) + ring[at]
+    }
+  }
+  return sum
+}
+
+/** The newest value that is known of the last few; null if there is none. */
+export function newest(values) {
+  const last = values.subarray(-3).findLast((one) => !Number.isNaN(one))
+  return last ?? null
 }

@@ -27,6 +27,9 @@ const COLUMNS = [
   ['Labels', null, ''],
 ]
 
+/** Orders for narrow screens, where the heads of the columns are not seen. */
+const ORDERS = [['-connected', 'Newest first'], ['connected', 'Oldest first'], ['-messages', 'Most messages first'], ['-bytes', 'Most traffic first'], ['-idle', 'Longest idle first'], ['worker', 'By worker']]
+
 export function Sockets({ route, selection }) {
   const store = useStore()
   const { q = '', sort = '-connected', page = '0' } = route.query
@@ -72,6 +75,7 @@ export function Sockets({ route, selection }) {
       <label class="search wide"><${Icon} name="search" /><span class="hidden">Search sockets</span>
         <input type="search" id="search" placeholder="label:store=7 worker:w1 min_age:2h" value=${typed} aria-describedby="search-error"
           onInput=${(event) => setTyped(event.target.value)} spellcheck="false" autocomplete="off" autocapitalize="none" /></label>
+      <select class="only-narrow" aria-label="Order" value=${sort} onChange=${(event) => to({ sort: event.target.value, page: '' })}>${ORDERS.map(([key, words]) => html`<option value=${key}>${words}</option>`)}</select>
     <//>
     <p id="search-error" class=${words ? 'hint bad' : 'summary'} role="status">${words
       ? html`<${Icon} name="warn" /> ${words}`
@@ -91,10 +95,13 @@ export function inPlace(before, said) {
 
 function Table({ rows, sort, chosen, marked, to }) {
   const turn = (key) => (sort === key ? `-${key}` : sort === `-${key}` ? key : `-${key}`)
-  const order = (key) => (sort === key ? 'ascending' : sort === `-${key}` ? 'descending' : 'none')
+  // The newest socket has the lowest age.
+  const up = (key) => (sort === key) !== (key === 'connected')
+  const order = (key) => (sort === key || sort === `-${key}` ? (up(key) ? 'ascending' : 'descending') : 'none')
+  const arrow = { ascending: '↑', descending: '↓', none: '' }
   return html`<div class="scroll"><table class="rows" role="table"><thead role="rowgroup"><tr role="row">${COLUMNS.map(([title, key, kind]) => html`
     <th role="columnheader" scope="col" class=${kind} aria-sort=${key ? order(key) : null}>${key
-      ? html`<button class="text" onClick=${() => to({ sort: turn(key), page: '' })}>${title}<span class="order" aria-hidden="true">${sort === key ? '↑' : sort === `-${key}` ? '↓' : ''}</span></button>`
+      ? html`<button class="text" onClick=${() => to({ sort: turn(key), page: '' })}>${title}<span class="order" aria-hidden="true">${arrow[order(key)]}</span></button>`
       : title}</th>`)}</tr></thead>
     <tbody role="rowgroup">${rows.map((one) => html`<${Row} key=${one.id} one=${one} to=${to} selected=${one.id === chosen || one.id === marked} />`)}</tbody></table></div>`
 }

@@ -20,8 +20,6 @@ export const state = {
   recent: null,
   /** Serial numbers of workers in samples, by upstream/worker. */
   serials: new Map(),
-  /** Numbers per upstream in the newest sample. */
-  upstreams: new Map(),
   range: '5m',
   toasts: [],
 }

@@ -5,7 +5,6 @@ import { Act, Badge, Bar, Command, Empty, Head, html, Icon, useStore } from './u
 import { Spark } from './charts.js'
 import { Buttons, open, run } from './dialogs.js'
 import { look } from './live.js'
-import { sockets } from './rings.js'
 import { link } from './routes.js'
 import { serialOf } from './store.js'
 import { Waiting } from './overview.js'
@@ -32,8 +31,7 @@ export function Workers({ route, selection }) {
         <input type="search" id="search" placeholder="Name, address or state" value=${route.query.q ?? ''}
           onInput=${(event) => location.replace(link('workers', [], { q: event.target.value }))} /></label>
     <//>
-    <p class="summary">${plural(shown.length, 'worker')}${ill ? html`, <strong>${ill} ${ill === 1 ? 'needs' : 'need'} attention</strong>` : ''}${spare.length > 0 && html`
-      · <button class="text" aria-pressed=${unused} onClick=${() => setUnused(!unused)}>${unused ? 'hide' : 'show'} ${plural(spare.length, 'unused port')}</button>`}</p>
+    <p class="summary">${plural(shown.length, 'worker')}${ill ? html`, <strong>${ill} ${ill === 1 ? 'needs' : 'need'} attention</strong>` : ''}${spare.length > 0 && html`<span> · </span><button class="text" aria-pressed=${unused} onClick=${() => setUnused(!unused)}>${unused ? 'hide' : 'show'} ${plural(spare.length, 'unused port')}</button>`}</p>
     ${store.names.filter((one) => one.error).map((one) => html`<p class="hint warn"><${Icon} name="warn" /> ${one.name}: ${one.error}</p>`)}
     ${shown.length === 0 && html`<${Empty} title="No worker to show">${text ? 'No worker has this in its name, address or state.' : 'Workers appear here when they first listen.'}<//>`}
     <div class="cards">${shown.slice(0, CARDS).map((worker) => html`<${Card} key=${fullName(worker)} worker=${worker} store=${store}
@@ -54,9 +52,9 @@ function Card({ worker, store, marked, chosen }) {
     <header><h2>${name}</h2><${Badge} tone=${state.tone} icon=${state.icon}>${state.word}<//></header>
     <p class="why">${worker.worker === worker.address ? '' : `${worker.address} · `}${state.why}</p>
     ${!isUnused(worker) && html`<div class="curves">
-      <${Curve} label="Sockets" value=${count(Math.max(worker.sessions, worker.tunnels))} values=${ring && sockets(rings, serial)} />
-      <${Curve} label="Requests per s" value=${rate(now('requests'))} values=${ring?.requests} />
-      <${Curve} label="CPU" value=${worker.process?.cpu_percent == null ? '–' : `${rate(worker.process.cpu_percent)} %`} values=${ring?.cpu} tone=${worker.process?.cpu_percent > 85 ? 'warn' : 'accent'} />
+      <${Curve} label="Sockets" value=${count(Math.max(worker.sessions, worker.tunnels))} values=${ring && rings.sockets(serial)} />
+      <${Curve} label="Requests/s" value=${rate(now('requests_per_s'))} values=${ring?.requests_per_s} />
+      <${Curve} label="CPU" value=${worker.process?.cpu_percent == null ? '–' : `${rate(worker.process.cpu_percent)} %`} values=${ring?.cpu_percent} tone=${worker.process?.cpu_percent > 85 ? 'warn' : 'accent'} />
     </div>`}
     ${worker.drain && html`<${Drain} drain=${worker.drain} admin=${worker.admin} />`}
     <${Facts} worker=${worker} />
@@ -112,9 +110,9 @@ export function askDrain(worker) {
 function askMaint(worker) {
   const sessions = Math.max(worker.sessions, worker.tunnels)
   open(`Maintenance of ${fullName(worker)}`, ({ close }) => html`
-    <p>This ends ${sessions === 1 ? 'its one session' : `all ${plural(sessions, 'session')} of it`} at once. Clients connect again and reach other workers. It gets no requests until it is made ready.</p>
+    <p>${sessions ? `This ends ${sessions === 1 ? 'its one session' : `all ${plural(sessions, 'session')} of it`} at once. Clients connect again and reach other workers.` : 'It has no sessions.'} It gets no requests until it is made ready.</p>
     <${Command} line=${`stickyd maint ${shell(fullName(worker))}`} note="The same on the command line:" />
-    <${Buttons} close=${close} label="End its sessions" tone="danger" order=${() => api.setWorker(worker, 'maint')}
+    <${Buttons} close=${close} label=${sessions ? 'End its sessions' : 'Maintenance'} tone="danger" order=${() => api.setWorker(worker, 'maint')}
       done=${`${fullName(worker)} is in maintenance.`} after=${look} />`)
 }
 
