@@ -103,11 +103,11 @@ const mark = (store) => {
 
 function Side({ store, route, theme, turn }) {
   const ill = (store.workers ?? []).filter((worker) => stateOf(worker).order < 4).length
-  return html`<div class="side"><a class="brand" href="#/overview" aria-label="stickyd: overview"><img src="/page/icon.svg" alt="" width="26" height="26" /><span>stickyd</span></a>
+  return html`<header class="side"><a class="brand" href="#/overview" aria-label="stickyd: overview"><img src="/page/icon.svg" alt="" width="26" height="26" /><span>stickyd</span></a>
     <nav aria-label="Views"><ul>${VIEWS.map((view) => html`<li><a href=${link(view.name)} aria-current=${view.name === route.view ? 'page' : null}>
       <${Icon} name=${view.name} /><span>${view.title}</span>${view.name === 'workers' && ill > 0 && html`<span class="count" title="workers that need attention">${ill}<span class="hidden"> need attention</span></span>`}</a></li>`)}</ul></nav>
     <div class="foot"><${Link} store=${store} /><${Themes} theme=${theme} turn=${turn} />
-      <p><button class="text" onClick=${help}>Keys: ?</button> <span>${store.status ? `version ${store.status.version}` : ''}</span></p></div></div>`
+      <p><button class="text" onClick=${help}>Keys: ?</button> <span>${store.status ? `version ${store.status.version}` : ''}</span></p></div></header>`
 }
 
 const LINKS = { live: ['good', 'live'], connecting: ['mute', 'connecting'], lost: ['bad', 'not connected'], refused: ['bad', 'refused'] }
