@@ -1,5 +1,5 @@
-//! The state of `stickyd top` on a terminal: what is shown, sorted, filtered and selected, and what each key does. Pure:
-//! looks, keys and the size are arguments.
+//! The state of `stickyd top` on a terminal: what is shown, sorted, filtered and selected, and what each key does.
+//! Pure: looks, keys and the size are arguments.
 
 use std::cmp::Reverse;
 
