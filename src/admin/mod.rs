@@ -15,9 +15,9 @@ mod broadcast;
 mod events;
 pub(crate) mod layers;
 mod linked;
+mod live;
 mod log;
 pub(crate) mod page;
-mod processes;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -46,6 +46,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Secret;
 use crate::drain::close_requests::Closings;
+use crate::processes::ProcessTable;
 use crate::reload;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
@@ -53,7 +54,6 @@ use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
 use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
-use processes::{ProcessTable, Processes};
 use stats::History;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
@@ -89,7 +89,7 @@ pub(crate) async fn serve(
     if bound.is_empty() {
         return;
     }
-    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    let history = Arc::<History>::default();
     let samples = history.clone().keep(shared.clone());
     tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
@@ -102,8 +102,8 @@ pub(crate) async fn serve(
         reload,
         stopping,
         spawned,
-        processes,
         history,
+        viewers: Arc::default(),
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
@@ -198,8 +198,8 @@ struct Api {
     reload: reload::ReloadSender,
     stopping: CancellationToken,
     spawned: SpawnHandle,
-    processes: Arc<Processes>,
     history: Arc<History>,
+    viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
     lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
@@ -217,7 +217,7 @@ impl Api {
     /// Returns the processes of all present workers.
     async fn look(&self) -> Arc<ProcessTable> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
-        self.processes.look(addresses).await
+        self.shared.processes.look(addresses).await
     }
 }
 
@@ -233,6 +233,8 @@ fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
         paths::EVENTS => get(events::list),
+        paths::HISTORY => get(live::history),
+        paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),

@@ -316,6 +316,12 @@ impl Metrics {
         *lock(&self.certificates) = earliest;
     }
 
+    /// Returns listener, name and expiry (Unix time) of every certificate.
+    pub(crate) fn certificates(&self) -> Vec<(String, String, u64)> {
+        let known = lock(&self.certificates);
+        known.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
+    }
+
     /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
     pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
         for ((listener, name), until) in &*lock(&self.certificates) {

@@ -35,7 +35,7 @@ pub(super) struct BusySocket {
 pub(super) enum TopOrder {
     /// Sets a worker's admin state, with a grace for drain.
     Worker { upstream: String, worker: String, word: &'static str, grace: Option<String> },
-    /// Closes a socket.
+    /// Closes the socket with this id.
     Close(String),
 }
 

@@ -30,7 +30,7 @@ pub(super) const SOCKET_SORTS: [&str; 6] = ["busiest", "oldest", "idle", "messag
 /// What stands in place of the list of keys or of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The two tables.
+    /// Both tables, and the list of keys.
     Tables,
     /// All about the selected row.
     Details,
