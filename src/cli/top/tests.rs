@@ -74,7 +74,7 @@ fn every_view_fits_every_terminal_and_shows_ill_workers() {
                 let wide = |line: &Line| text_width(&line.text.replace('…', "."));
                 let widest = lines.iter().map(wide).max().unwrap();
                 assert!(widest <= usize::from(columns), "{widest} of {columns} {mode:?}:\n{}", text(&lines));
-                if mode == Mode::Tables && columns >= 60 {
+                if mode == Mode::Tables && columns >= 80 {
                     assert_eq!(text(&lines).contains("is hun"), workers > 1, "{}", text(&lines));
                     assert_eq!(text(&lines).contains("203.0.113."), sockets > 0, "{}", text(&lines));
                 }
