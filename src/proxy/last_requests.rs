@@ -2,16 +2,17 @@
 //!
 //! Its open poll is answered with the protocol's own close packet (`super::respond`). What the client sends until it
 //! has read that, the worker is still to take (`affinity`), so the worker must not see its poll break: it would end the
-//! session, and refuse the client's last message. The exchange therefore lives on without its client for a while.
-//! Whatever the worker answers to it is discarded. If it answers, the worker would wait for the client's next poll, so
-//! it is told that the client has gone. Left out: sessions without an open poll, which end with the process.
+//! session, and refuse the client's last message. The exchange therefore stays open without its client for a while;
+//! whatever the worker answers to it is discarded. Then the worker is told that the client has gone, in the client's
+//! own way: not every server notices that a poll has broken. Left out: sessions without an open poll, which end with
+//! the process.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Uri};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::Job;
 use crate::affinity::ask::RequestKind;
@@ -26,7 +27,7 @@ use crate::upstream::worker::Worker;
 /// Interval between two looks whether the thread is to stop.
 const STOP_CHECK: Duration = Duration::from_millis(250);
 
-/// Time for the worker to take the goodbye. It has just answered, so this allows for a busy worker.
+/// Time for the worker to take the goodbye.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What ends a session at its worker in its client's place.
@@ -63,24 +64,16 @@ pub(crate) fn keep_session(job: &Job, worker: &Arc<Worker>, exchange: Exchange, 
     let RequestKind::Session { key, .. } = job.ask.kind else { return };
     let Some(goodbye) = goodbye.filter(|_| job.conn.thread.shared.sessions.is_late(key)) else { return };
     let (thread, worker) = (job.conn.thread.clone(), worker.clone());
-    let kept = thread.clone();
-    thread.tasks.spawn_local(async move {
+    let tasks = thread.tasks.clone();
+    tasks.spawn_local(async move {
         let until = Instant::now() + LATE_REQUESTS;
-        let mut exchange = Some(exchange);
-        while Instant::now() < until && !kept.is_stopping() {
-            let look = until.min(Instant::now() + STOP_CHECK);
-            match &mut exchange {
-                Some(open) => {
-                    if timeout_at(look, open).await.is_ok() {
-                        exchange = None;
-                    }
-                }
-                None => sleep_until(look).await,
-            }
+        while Instant::now() < until && !thread.is_stopping() {
+            sleep_until(until.min(Instant::now() + STOP_CHECK)).await;
         }
-        if exchange.is_none() && !kept.is_stopping() {
-            say_goodbye(&kept, &worker, &goodbye).await;
+        if !thread.is_stopping() {
+            say_goodbye(&thread, &worker, &goodbye).await;
         }
+        drop(exchange);
     });
 }
 

@@ -58,8 +58,8 @@ impl PollingClient {
     }
 
     /// Waits until the application has seen the disconnect and its old process has ended.
-    fn left(&self, before: &[u32], why: &str) {
-        self.wrote(&format!("app/1 | gone: transport {why}"));
+    fn left(&self, before: &[u32]) {
+        self.wrote("app/1 | gone: transport close");
         none_runs(before);
         wait_for("the roll is over", || pool(&self.binary)["roll"]["state"] == "done");
     }
@@ -73,8 +73,8 @@ fn a_message_on_its_way_at_the_end_of_a_session_arrives() {
     client.wrote("app/1 | noted: late");
     let path = client.path.clone();
     assert_eq!(client.poll.get(&path).text(), "1", "a poll learns of the end");
-    // The worker has answered the client's last poll, so only a close packet tells it that the client is gone.
-    client.left(&before, "close");
+    // The worker has answered the client's last poll, and waits for the next one.
+    client.left(&before);
     let refused = client.post("42[\"note\",\"too late\"]");
     assert_eq!(refused.status(), 400, "{}", refused.text());
 }
@@ -82,7 +82,7 @@ fn a_message_on_its_way_at_the_end_of_a_session_arrives() {
 #[test]
 fn a_client_that_sends_nothing_more_leaves_its_old_worker() {
     let (client, before) = PollingClient::replaced();
-    client.left(&before, "error");
+    client.left(&before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
