@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::support::{command, started, text};
+use super::support::{all_ready, command, config, started, text};
 use crate::support::process::Process;
 use crate::support::proxy::Binary;
 use crate::support::raw::Raw;
@@ -85,7 +85,9 @@ async fn people_in_the_chat_talk_before_and_after_a_deploy() {
 /// deploy, in which their pages connect again.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_browsers_on_two_workers_talk() {
-    let binary = started(4, &chat(4));
+    // Both have one address. With cookies, the page itself would tie both to the worker of that address.
+    let binary = Binary::with(&config(&chat(4)).replace("[upstream.app]", "[upstream.app]\naffinity = [\"socket.io\"]"));
+    all_ready(&binary, 4);
     let mut browsers = Process::start("node", ["chat_browsers.mjs", &binary.url("")]);
     let present = browsers.line().await.expect("both pages show both names");
     assert_eq!(present["event"], "present", "{present}");
