@@ -14,6 +14,7 @@ pub(crate) mod headers;
 pub(crate) mod hints;
 pub(crate) mod hop_fields;
 pub(crate) mod learn;
+mod last_requests;
 pub(crate) mod open_poll;
 pub(crate) mod own_connection;
 pub(crate) mod replay;
