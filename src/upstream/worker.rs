@@ -130,7 +130,9 @@ impl Worker {
     /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel, a request, or a
     /// request that may be on its way.
     pub fn is_needed(&self) -> bool {
-        let awaits_late = || self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms());
+        let awaits_late = || {
+            self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms())
+        };
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0 || awaits_late()
     }
 
