@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Status(status) => ExitCode::from(status.run()),
         Command::Workers(workers) => ExitCode::from(workers.run()),
         Command::Sockets(sockets) => ExitCode::from(sockets.run()),
+        Command::Page(page) => ExitCode::from(page.run()),
         Command::Top(top) => ExitCode::from(top.run()),
         Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
         Command::Close(close) => ExitCode::from(close.run()),

@@ -6,7 +6,7 @@
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
 //! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. Left out for now: a web page.
+//! tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
@@ -17,6 +17,7 @@ pub(crate) mod layers;
 mod linked;
 mod live;
 mod log;
+pub(crate) mod page;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -259,6 +260,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 fn router(api: Api, guard: AdminAuth) -> Router {
     let events = api.shared.events.clone();
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
+    let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
     layers::around(router.with_state(api), guard, events)
 }
 

@@ -14,6 +14,7 @@ mod explain;
 mod import;
 mod log;
 mod logs;
+mod page;
 mod progress;
 mod quick;
 mod reload;
@@ -45,6 +46,7 @@ pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use page::PageCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -101,6 +103,13 @@ pub enum Command {
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
     Sockets(SocketsCommand),
+    /// Open the page of a running stickyd in a browser
+    ///
+    /// Prints an address of this machine that leads to the admin listener; over SSH also the `ssh -L` line that brings
+    /// it to your own machine. The key in the address is valid until the command ends.
+    ///
+    /// Example: stickyd page --open
+    Page(PageCommand),
     /// Show workers and the busiest sockets, refreshed every few seconds
     Top(TopCommand),
     /// Send a text or a Socket.IO event to the clients of WebSockets
