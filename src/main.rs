@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
         Command::Close(close) => ExitCode::from(close.run()),
         Command::Stats(stats) => ExitCode::from(stats.run()),
+        Command::Events(events) => ExitCode::from(events.run()),
         Command::Pin(pin) => ExitCode::from(pin.run()),
         Command::Explain(explain) => ExitCode::from(explain.run()),
         Command::Drain(drain) => ExitCode::from(drain.run()),

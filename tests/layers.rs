@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "broadcast",
     "config",
     "telemetry",
+    "events",
     "metrics",
     "bus",
     "net",

@@ -48,6 +48,10 @@ impl Reach {
     }
 }
 
+/// User id of the process at the other end of a unix socket, as the kernel knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminPeer(pub(crate) Option<u32>);
+
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
@@ -58,6 +62,18 @@ impl AdminAuth {
     /// Returns the set of peers that can connect to the listener.
     pub(crate) fn reach(&self) -> Reach {
         self.reach
+    }
+
+    /// Returns who sends a request, for events: what is known for certain and is no secret.
+    fn operator(&self, request: &Request) -> String {
+        if self.token.as_ref().is_some_and(|token| bears(request.headers(), token)) {
+            return "the bearer of the token".to_owned();
+        }
+        match request.extensions().get::<AdminPeer>() {
+            Some(AdminPeer(Some(0))) => "root".to_owned(),
+            Some(AdminPeer(Some(uid))) => format!("user id {uid}"),
+            _ => "a program on this machine".to_owned(),
+        }
     }
 
     fn refuses(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<AuthRefusal> {
@@ -126,7 +142,8 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
-    let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let asked = Asked { method, path, operator: guard.operator(&request) };
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,

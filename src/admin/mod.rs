@@ -12,6 +12,7 @@ pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+mod events;
 pub(crate) mod layers;
 mod linked;
 mod log;
@@ -32,7 +33,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -49,7 +50,7 @@ use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
-use auth::{AdminAuth, Reach};
+use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
 use processes::{ProcessTable, Processes};
 use stats::History;
@@ -147,7 +148,10 @@ async fn accept(bound: BoundAdmin, router: Router, tasks: TaskTracker, stop: &Ca
             let listener = UnixListener::from_std(listener)?;
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 match accepted {
-                    Ok((stream, _)) => spawn(stream, &router, &room, &tasks, stop),
+                    Ok((stream, _)) => {
+                        let peer = AdminPeer(stream.peer_cred().ok().map(|peer| peer.uid()));
+                        spawn(stream, &router.clone().layer(Extension(peer)), &room, &tasks, stop);
+                    }
                     Err(error) => pause(error).await,
                 }
             }
@@ -227,6 +231,7 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
+        paths::EVENTS => get(events::list),
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
@@ -250,8 +255,9 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 }
 
 fn router(api: Api, guard: AdminAuth) -> Router {
+    let events = api.shared.events.clone();
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
-    layers::around(router.with_state(api), guard)
+    layers::around(router.with_state(api), guard, events)
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {

@@ -9,6 +9,7 @@ mod broadcast;
 mod bus;
 mod close;
 mod drain;
+mod events;
 mod explain;
 mod import;
 mod log;
@@ -39,6 +40,7 @@ pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
+pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
@@ -115,6 +117,10 @@ pub enum Command {
     Close(CloseCommand),
     /// Show counters, and rates over the last minute
     Stats(StatsCommand),
+    /// Show what has happened to workers, upstreams and stickyd itself
+    ///
+    /// Example: stickyd events --follow --kind worker_down,worker_up
+    Events(EventsCommand),
     /// Show which worker a session is pinned to
     Pin(PinCommand),
     /// Show which worker would get a request and why, and which one if that worker died

@@ -15,6 +15,7 @@ use super::labels::AttemptOutcome;
 use super::process::WorkerProcess;
 use super::responses::{CLASSES, class_of};
 use super::socket_labels::Transport;
+use crate::events::Events;
 use crate::locks::lock;
 
 /// Reasons of an ejection, in the order of the counters; values of the `reason` label.
@@ -46,6 +47,8 @@ impl Tally {
 pub struct WorkerSeries {
     /// Counters of all sockets of the worker's upstream.
     pub sockets: Arc<SocketSeries>,
+    /// Where events of the worker are told.
+    pub events: Arc<Events>,
     classes: [Tally; CLASSES.len()],
     /// Number of connects that were refused, timed out or failed.
     pub connect_failures: Tally,
@@ -71,9 +74,10 @@ pub struct WorkerSeries {
 }
 
 impl WorkerSeries {
-    fn new(sockets: Arc<SocketSeries>) -> Self {
+    pub(super) fn new(sockets: Arc<SocketSeries>, events: Arc<Events>) -> Self {
         Self {
             sockets,
+            events,
             classes: Default::default(),
             connect_failures: Tally::default(),
             broken: Tally::default(),
@@ -141,10 +145,10 @@ pub(crate) struct WorkersSeries(Mutex<BTreeMap<(String, String), Arc<WorkerSerie
 
 impl WorkersSeries {
     /// Returns the counters of a worker, which begin at 0.
-    pub(super) fn of(&self, upstream: &str, worker: &str, sockets: Arc<SocketSeries>) -> Arc<WorkerSeries> {
+    pub(super) fn of(&self, upstream: &str, worker: &str, new: impl FnOnce() -> WorkerSeries) -> Arc<WorkerSeries> {
         let mut known = lock(&self.0);
         let series = known.entry((upstream.to_owned(), worker.to_owned()));
-        series.or_insert_with(|| Arc::new(WorkerSeries::new(sockets))).clone()
+        series.or_insert_with(|| Arc::new(new())).clone()
     }
 
     /// Removes the counters of a worker that no longer exists, so that addresses that come and go use up no memory.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
@@ -25,6 +26,7 @@ use crate::clock;
 use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
+use crate::events::{Event, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
@@ -110,6 +112,13 @@ impl Server {
             let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
+        shared.events.tell(Event::new(
+            EventKind::Started,
+            Severity::Info,
+            format!("stickyd {} has started", env!("CARGO_PKG_VERSION")),
+        ));
+        let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
+        shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
         Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
     }
@@ -226,10 +235,12 @@ fn control_thread(
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
-        let tell = notify.run(shared.clone(), pulses, gently);
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
+        let (tell, events) = (notify.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_stopping(events, gently)));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
@@ -237,6 +248,13 @@ fn control_thread(
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });
+}
+
+/// Tells that stickyd stops, once it does.
+async fn say_stopping(events: Arc<Events>, gently: CancellationToken) {
+    gently.cancelled().await;
+    let text = "stickyd stops: requests may finish, tunnels are closed";
+    events.tell(Event::new(EventKind::Stopping, Severity::Info, text.to_owned()));
 }
 
 /// Shards of the pin table that are swept between two looks for ejections that are over.

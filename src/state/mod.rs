@@ -22,6 +22,7 @@ use crate::bus::BusMembers;
 use crate::client_limits::ClientLimits;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
+use crate::events::Events;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::route::Guarded;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Every series of the metrics.
     pub metrics: Arc<Metrics>,
+    /// What has happened: the same as in `metrics`.
+    pub events: Arc<Events>,
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
     /// Processes that are linked to the bus.
@@ -115,6 +118,7 @@ impl Shared {
             caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             bus: BusMembers::new(metrics.clone()),
+            events: metrics.events.clone(),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),

@@ -3,6 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub const BROADCAST: &str = "/api/v1/broadcast";
+pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const HEALTH: &str = "/api/v1/health";
 pub const LOG: &str = "/api/v1/log";
@@ -23,8 +24,9 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 19] = [
+pub const PATHS: [(&str, &[&str]); 20] = [
     (BROADCAST, &["post"]),
+    (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (HEALTH, &["get"]),
     (LOG, &["get", "put"]),
