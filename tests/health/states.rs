@@ -84,7 +84,10 @@ fn a_check_without_an_answer_makes_a_worker_hung() {
 /// A page that is slow for one client does not make its worker hung for all others.
 #[test]
 fn slow_requests_of_one_client_do_not_make_a_worker_hung() {
-    let worker = RawWorker::scripted(|leg| while leg.request().is_some_and(|request| request.target() != "/slow") {});
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.until_closed();
+    });
     let name = worker.address.to_string();
     let proxy = Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [\"{name}\"]\n{QUIET}"));
     let live = proxy.worker(&name);
