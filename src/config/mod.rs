@@ -46,7 +46,7 @@ use ipnet::IpNet;
 
 pub(crate) use addresses::is_listener;
 pub use admin::AdminAddress;
-pub(crate) use admin::AdminListener;
+pub(crate) use admin::{AdminGroup, AdminListener};
 pub use check::for_command_line;
 #[cfg(any(test, feature = "testing"))]
 pub use check::{parse, parse_with};

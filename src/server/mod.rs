@@ -101,10 +101,12 @@ impl Server {
         let (spawned, orders) = SpawnHandle::new();
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
+            let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } =
+                config.admin.clone();
+            let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
             let settings =
-                admin::AdminSettings { token, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+                admin::AdminSettings { tokens, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
@@ -160,7 +162,7 @@ impl Server {
 fn bind_admin(config: &AdminListener) -> Result<Vec<admin::BoundAdmin>, StartError> {
     let mut bound = Vec::new();
     for address in config.addresses() {
-        bound.extend(admin::bind(address).map_err(|error| StartError::Admin(address.clone(), error))?);
+        bound.extend(admin::bind(address, config.group.as_ref()).map_err(|error| StartError::Admin(address.clone(), error))?);
     }
     Ok(bound)
 }
