@@ -23,6 +23,7 @@ mod drain;
 mod engine_io;
 mod header_list;
 mod hpack;
+mod jwt;
 mod keys;
 mod listener;
 mod locks;

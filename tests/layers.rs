@@ -28,6 +28,7 @@ const LAYERS: &[&str] = &[
     "hpack",
     "websocket",
     "broadcast",
+    "jwt",
     "config",
     "telemetry",
     "metrics",

@@ -1,0 +1,1 @@
+//! Tokens of every algorithm, and what forgers try.
