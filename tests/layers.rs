@@ -30,6 +30,7 @@ const LAYERS: &[&str] = &[
     "broadcast",
     "config",
     "telemetry",
+    "outbound",
     "metrics",
     "bus",
     "net",
