@@ -30,6 +30,7 @@ mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod outbound;
 mod printable;
 mod proxy;
 mod random;

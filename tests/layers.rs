@@ -31,6 +31,7 @@ const LAYERS: &[&str] = &[
     "jwt",
     "config",
     "telemetry",
+    "outbound",
     "metrics",
     "bus",
     "net",

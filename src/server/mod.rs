@@ -33,7 +33,7 @@ use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, secret};
+use crate::{admin, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -65,6 +65,7 @@ impl Server {
     /// # Errors
     /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
+        outbound::install_provider();
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
