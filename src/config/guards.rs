@@ -60,6 +60,16 @@ pub enum UserSource {
     Label(String),
 }
 
+impl UserSource {
+    /// The name of the claim; `None` for a label.
+    pub(crate) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(name) => Some(name),
+            Self::Label(_) => None,
+        }
+    }
+}
+
 /// Limit of the sockets of one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserLimit {

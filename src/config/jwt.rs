@@ -14,6 +14,7 @@ use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::files;
 use super::guards::{REFUSE, Refuse};
+use super::outbound::{self, OutboundTarget};
 use super::values::{duration, word};
 use crate::jwt::{KeySet, TokenTerms};
 
@@ -21,7 +22,7 @@ use crate::jwt::{KeySet, TokenTerms};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Jwt {
     /// The keys that verify tokens.
-    pub keys: KeySource,
+    pub(crate) keys: KeySource,
     /// Places in which a token may be, in the order in which they are tried.
     pub from: Vec<TokenPlace>,
     /// What a token has to say.
@@ -39,20 +40,15 @@ pub struct Jwt {
 }
 
 /// Where the keys come from.
-#[derive(Debug, PartialEq, Eq)]
-pub enum KeySource {
+#[derive(Debug, PartialEq)]
+pub(crate) enum KeySource {
     /// They are known: from a file or a secret.
     Known(Arc<KeySet>),
-    /// They are fetched.
-    Server(KeyServer),
+    /// They are fetched from the server that publishes them.
+    Server(OutboundTarget),
 }
 
-/// A server that publishes a JWK set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyServer {
-    /// URL of the set.
-    pub url: String,
-}
+impl Eq for KeySource {}
 
 /// A place in which a token may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +114,7 @@ const RESERVED: [&str; 14] = [
     "x-request-id",
 ];
 
-/// Reads `[route.jwt]`. `file` is the configuration itself, which may hold a secret.
+/// Reads `[route.jwt]`.
 pub(crate) fn read(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc<Jwt>> {
     let mut section = route.section("jwt", "a table headed [route.jwt]")?;
     let at = section.span.clone();
@@ -188,6 +184,7 @@ fn keys(
     let keys = section.text("keys", "a path or a URL");
     let file = section.text("secret_file", "a path");
     let inline = section.text("secret", "a string");
+    let ca = section.text("ca", "a path");
     if [&keys, &file, &inline].into_iter().flatten().count() > 1 {
         let message = "only one of `keys`, `secret_file` and `secret` can be used";
         context.report.error_help(at, message, "remove the others");
@@ -214,13 +211,15 @@ fn keys(
         context.report.error_help(at, "[route.jwt] needs keys", HELP);
         return None;
     };
-    if let Some(url) = text.value.split_once("://").map(|_| &text.value) {
+    if text.value.contains("://") {
         if let Some(wrong) = algorithms.iter().find(|one| is_hmac(one)) {
             let help = "keys of a server are public: use secret_file = \"jwt.key\" for a shared secret";
             return misfit(format!("{wrong:?} does not fit keys of a server"), help);
         }
-        check_url(context, &text)?;
-        return Some(KeySource::Server(KeyServer { url: url.clone() }));
+        return server(context, &text, ca.as_ref());
+    }
+    if let Some(ca) = &ca {
+        context.report.error(&ca.span, "`ca` has no effect without a URL in `keys`");
     }
     let bytes = files::named(context, &text)?;
     let set = match KeySet::from_file(&bytes) {
@@ -248,26 +247,17 @@ fn inline_secret(context: &Context<'_>, text: &ConfigText) -> Option<Vec<u8>> {
     Some(text.value.clone().into_bytes())
 }
 
-/// Checks the URL of a key server. Plain HTTP could be changed on the way, so it is allowed only to this machine.
-fn check_url(context: &Context<'_>, text: &ConfigText) -> Option<()> {
-    let wrong = |message: String, help: &str| {
-        context.report.error_help(&text.span, message, help);
-        None
-    };
-    let help = "write \"https://id.example.com/.well-known/jwks.json\"";
-    let Ok(uri) = text.value.parse::<hyper::Uri>() else {
-        return wrong(format!("`{}` is not a valid URL", text.value), help);
-    };
-    let host = uri.host().unwrap_or_default();
-    let is_local = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-    match uri.scheme_str() {
-        _ if host.is_empty() || text.value.contains('@') => {
-            wrong(format!("`{}` is not a valid URL of a key server", text.value), help)
-        }
-        Some("https") => Some(()),
-        Some("http") if is_local => Some(()),
-        _ => wrong("keys must be fetched over https".to_owned(), help),
+/// Reads the URL of a key server. Keys fetched by plain HTTP could be changed on the way, so it is allowed only to this
+/// machine.
+fn server(context: &Context<'_>, text: &ConfigText, ca: Option<&ConfigText>) -> Option<KeySource> {
+    let url = outbound::url(context, &text.span, &text.value)?;
+    let is_local = matches!(url.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if url.scheme_str() != Some("https") && !is_local {
+        let help = "write \"https://id.example.com/.well-known/jwks.json\"";
+        context.report.error_help(&text.span, "keys must be fetched over https", help);
+        return None;
     }
+    outbound::target(context, &text.span, url, ca).map(KeySource::Server)
 }
 
 fn algorithms(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<Algorithm> {

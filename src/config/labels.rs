@@ -32,6 +32,16 @@ pub enum LabelSource {
     Claim(String),
 }
 
+impl LabelSource {
+    /// Name of the claim that the label shows; `None` if it has another source.
+    pub(crate) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(name) => Some(name),
+            Self::Query(_) | Self::Cookie(_) | Self::Header(_) => None,
+        }
+    }
+}
+
 /// Maximum number of labels; each costs memory in every socket.
 const MOST: usize = 8;
 

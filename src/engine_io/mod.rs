@@ -192,6 +192,18 @@ pub(crate) fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u
     Some(Decoded { rest: value, plus: b' ' }.take(most).collect())
 }
 
+/// Whether a query has a key, however it is spelled and separated.
+pub(crate) fn has_key(query: &str, name: &[u8]) -> bool {
+    query.as_bytes().split(|&b| matches!(b, b'&' | b';')).any(|pair| decoded_is(split_at_byte(pair, b'=').0, name))
+}
+
+/// Whether every value of a key in a query is this one. Servers differ in which of several values they take.
+pub(crate) fn has_only(query: &str, name: &[u8], wanted: &[u8]) -> bool {
+    let pairs = query.as_bytes().split(|&b| matches!(b, b'&' | b';')).map(|pair| split_at_byte(pair, b'='));
+    let mut values = pairs.filter(|(key, _)| decoded_is(key, name)).map(|(_, value)| value);
+    values.all(|value| value == wanted)
+}
+
 fn hex(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

@@ -15,7 +15,7 @@ use x509_cert::spki::SubjectPublicKeyInfoRef;
 use crate::x509;
 
 /// Maximum number of keys of a set.
-pub const MAX_KEYS: usize = 64;
+const MAX_KEYS: usize = 64;
 
 const HMAC: [Algorithm; 3] = [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
 const RSA: [Algorithm; 6] = [

@@ -12,7 +12,7 @@ mod tests;
 mod verify;
 
 pub use claims::Claims;
-pub use keys::{KeySet, MAX_KEYS};
+pub use keys::KeySet;
 pub use verify::{MAX_TOKEN, TokenTerms, Unverified, verify};
 
 /// What is wrong with a token. The word is told to the client, and stands in metrics and the log.

@@ -7,6 +7,7 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod guards;
 mod health_checks;
 mod start_error;
 mod stop;
@@ -225,6 +226,7 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
+        tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let tell = notify.run(shared.clone(), pulses, gently);
