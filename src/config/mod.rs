@@ -14,7 +14,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
-pub mod jwt;
+pub(crate) mod jwt;
 pub mod labels;
 mod limits;
 mod listener;

@@ -10,6 +10,7 @@ use super::file::{ConfigItem, ConfigText, Section};
 use super::guards::{self, Guards, UserSource};
 use super::jwt::TokenPlace;
 use super::labels::LabelSource;
+use super::rules::{Affinity, Protocol};
 use super::upstream::ReadUpstream;
 use super::values::suggest;
 use super::workers::is_name;
@@ -100,6 +101,12 @@ fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Opti
     if by_packets && matches!(guards.rate_by, Some(UserSource::Claim(_))) {
         let help = "the claim is known only after the handshake: add \"header:authorization\" to `from`, or use `users`";
         context.report.error_help(at, "`rate` by a claim has no effect with nothing but `auth:` in `from`", help);
+    }
+    let is_socket_io = |one: &Affinity| matches!(one, Affinity::Rule(rule) if rule.protocol == Protocol::SocketIo);
+    let pins_sids = upstream.is_some_and(|read| read.upstream.affinity.iter().any(is_socket_io));
+    if guards.jwt.as_ref().is_some_and(|jwt| jwt.reads_packets()) && !pins_sids {
+        let help = "add \"socket.io\" to `affinity` of the upstream, or take `auth:` out of `from`";
+        context.report.error_help(at, "`auth:` needs sessions of Socket.IO, which the upstream does not recognise", help);
     }
     let claims_unused = guards.jwt.as_ref().is_some_and(|jwt| !jwt.is_for_all);
     if claims_unused && guards.rate.requests.is_some() && matches!(guards.rate_by, Some(UserSource::Claim(_))) {

@@ -162,3 +162,119 @@ pub(crate) fn now() -> Now {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Now { ms: crate::clock::now_ms(), unix_s: since.as_secs() }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::hmac;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now { ms: Millis::START.saturating_add(Duration::from_secs(seconds)), unix_s: 1_800_000_000 + seconds }
+    }
+
+    fn server() -> Arc<LiveKeys> {
+        let url = hyper::Uri::from_static("http://127.0.0.1:1/jwks");
+        LiveKeys::new(&KeySource::Server(OutboundTarget { url, authorities: Arc::default() }))
+    }
+
+    /// A key set whose key is named `kid`.
+    fn set(kid: &str) -> String {
+        let point = URL_SAFE_NO_PAD.encode([1; 32]);
+        format!(r#"{{"keys":[{{"kty":"EC","crv":"P-256","x":"{point}","y":"{point}","kid":"{kid}"}}]}}"#)
+    }
+
+    /// A token that names `kid`; its signature is not good.
+    fn token(kid: &str, issued_s: Option<u64>) -> String {
+        let head = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#));
+        let iat = issued_s.map(|at| format!(r#"{{"iat":{at}}}"#)).unwrap_or_else(|| "{}".to_owned());
+        let key = hmac::Key::new(hmac::HMAC_SHA512, b"x");
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, b"x").as_ref());
+        format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(iat))
+    }
+
+    fn said(keys: &LiveKeys, token: &str, now: Now) -> Refused {
+        keys.verify(token.as_bytes(), &TokenTerms::default(), now).unwrap_err()
+    }
+
+    const WRONG: Refused = Refused::Fault(TokenFault::WrongSignature);
+
+    #[test]
+    fn without_keys_clients_are_asked_to_come_back() {
+        let keys = server();
+        assert!(matches!(said(&keys, &token("a", None), at(0)), Refused::NoKeys(_)));
+        assert!(keys.try_begin_fetch(at(0)) && !keys.try_begin_fetch(at(0)), "one fetch is in flight");
+        keys.fetched(Err("down".to_owned()), 0).unwrap_err();
+        // After failures, the pauses double: 1, 2, 4, 8, 16, 30, 30 …
+        let mut begun = Vec::new();
+        for second in 0..120 {
+            if keys.try_begin_fetch(at(second)) {
+                begun.push(second);
+                keys.fetched(Err("down".to_owned()), 0).unwrap_err();
+            }
+        }
+        assert_eq!(begun, [1, 3, 7, 15, 31, 61, 91]);
+    }
+
+    #[test]
+    fn a_dead_or_poisoned_server_never_takes_good_keys_away() {
+        let keys = server();
+        assert!(keys.try_begin_fetch(at(0)));
+        assert_eq!(keys.fetched(Ok(set("a").as_bytes()), at(0).unix_s), Ok(true));
+        let mut fetches = 0;
+        // An hour in which the server is dead, slow, or gives nonsense.
+        for second in 1..=3_600 {
+            if keys.try_begin_fetch(at(second)) {
+                let answers: [Result<&[u8], String>; 5] = [
+                    Err("time-out".to_owned()),
+                    Ok(b"<html>"),
+                    Ok(b"{\"keys\":[]}"),
+                    Ok(b"{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\",\"kid\":\"a\"}]}"),
+                    Ok(b""),
+                ];
+                keys.fetched(answers[fetches % 5].clone(), at(second).unix_s).unwrap_err();
+                fetches += 1;
+            }
+            // The key is known: the signature is what is wrong.
+            assert_eq!(said(&keys, &token("a", None), at(second)), WRONG);
+        }
+        assert!((90..=130).contains(&fetches), "{fetches}");
+        assert!(keys.try_begin_fetch(at(3_700)));
+        assert_eq!(keys.fetched(Ok(set("b").as_bytes()), at(3_700).unix_s), Ok(true));
+        assert!(!keys.try_begin_fetch(at(4_299)) && keys.try_begin_fetch(at(4_300)), "every ten minutes");
+    }
+
+    #[test]
+    fn a_flood_of_unknown_keys_asks_the_server_twice_a_minute() {
+        let keys = server();
+        assert!(keys.try_begin_fetch(at(0)));
+        keys.fetched(Ok(set("a").as_bytes()), at(0).unix_s).unwrap();
+        let mut fetches = 0;
+        for second in 1..=300 {
+            for number in 0..50 {
+                let _ = said(&keys, &token(&format!("x{second}-{number}"), None), at(second));
+            }
+            if keys.try_begin_fetch(at(second)) {
+                fetches += 1;
+                keys.fetched(Ok(set("a").as_bytes()), at(second).unix_s).unwrap();
+            }
+        }
+        assert_eq!(fetches, 10);
+    }
+
+    #[test]
+    fn a_new_key_is_awaited_and_an_old_unknown_one_refused() {
+        let keys = server();
+        assert!(keys.try_begin_fetch(at(0)));
+        keys.fetched(Ok(set("a").as_bytes()), at(0).unix_s).unwrap();
+        assert_eq!(said(&keys, &token("b", Some(at(0).unix_s - 60)), at(10)), WRONG, "the keys are younger");
+        let waits = said(&keys, &token("b", Some(at(10).unix_s)), at(10));
+        assert_eq!(waits, Refused::NoKeys(Duration::from_secs(20)));
+        assert!(!keys.try_begin_fetch(at(29)) && keys.try_begin_fetch(at(30)));
+        assert!(matches!(said(&keys, &token("b", None), at(30)), Refused::NoKeys(_)), "a fetch is in flight");
+        assert_eq!(keys.fetched(Ok(set("b").as_bytes()), at(30).unix_s), Ok(true));
+        assert_eq!(said(&keys, &token("b", None), at(31)), WRONG);
+    }
+}

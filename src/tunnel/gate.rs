@@ -83,11 +83,6 @@ impl TunnelGate {
         self.refused.is_some() && !std::mem::replace(&mut self.is_told, true)
     }
 
-    /// Whether a packet was refused.
-    pub(crate) fn has_refused(&self) -> bool {
-        self.refused.is_some()
-    }
-
     /// How the client is told of the refusal.
     pub(crate) fn refusal(&self) -> Option<GateRefusal> {
         let PacketRefusal { why, namespace } = self.refused.as_ref()?;
