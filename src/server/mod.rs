@@ -7,6 +7,7 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod guards;
 mod health_checks;
 mod start_error;
 mod stop;
@@ -35,7 +36,7 @@ use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, secret};
+use crate::{admin, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -67,6 +68,7 @@ impl Server {
     /// # Errors
     /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
+        outbound::install_provider();
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
@@ -235,6 +237,7 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
+        tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
