@@ -48,5 +48,6 @@ mod strict;
 mod support;
 mod systemd;
 mod tls;
+mod tokens;
 mod tunnels;
 mod words;

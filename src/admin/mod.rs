@@ -1,7 +1,7 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 in the state directory, and any further addresses of the file. Access to the
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
 //! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
@@ -44,7 +44,6 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Secret;
 use crate::drain::close_requests::Closings;
 use crate::processes::ProcessTable;
 use crate::reload;
@@ -52,6 +51,7 @@ use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
+pub(crate) use auth::AdminTokens;
 use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
 use stats::History;
@@ -65,8 +65,8 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
-    /// Token that writes over TCP must bear.
-    pub token: Option<Secret>,
+    /// Bearer tokens, by what they allow.
+    pub tokens: AdminTokens,
     /// Names that the Host of a request without a token may have.
     pub hosts: Vec<String>,
     /// Channel that requests a reload.
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping, spawned } = settings;
+    let AdminSettings { tokens, hosts, reload, stopping, spawned } = settings;
     if bound.is_empty() {
         return;
     }
@@ -111,7 +111,7 @@ pub(crate) async fn serve(
         stop: stop_of_api,
     };
     for one in bound {
-        let guard = AdminAuth::new(reach(&one), token.clone(), hosts.clone());
+        let guard = AdminAuth::new(reach(&one), tokens.clone(), hosts.clone());
         let (router, address) = (router(api.clone(), guard), one.address());
         let (tasks_of_one, stop) = (tasks.clone(), stop.clone());
         tasks.spawn_local(async move {

@@ -17,8 +17,8 @@ use super::Hub;
 use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
-use crate::printable::printable;
 use crate::events::tell;
+use crate::printable::printable;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.

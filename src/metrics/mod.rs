@@ -39,7 +39,7 @@ pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
-pub(crate) use sockets::{SocketCarrier, SocketSeries, SocketsSeries, Way};
+pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
 pub(crate) use upstream::UpstreamSeries;
 pub(crate) use worker::WorkerSeries;
 

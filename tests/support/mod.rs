@@ -21,5 +21,6 @@ pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod temp;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 pub(crate) mod tunnels;
 pub(crate) mod wait;
