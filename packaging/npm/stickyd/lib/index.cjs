@@ -19,7 +19,7 @@ exports.binary = () => {
 };
 
 /** Path of the script that links a Node.js worker to the bus, for NODE_OPTIONS=--require. */
-exports.busPreload = require.resolve('./bus.cjs');
+exports.busPreload = require('node:path').join(__dirname, 'bus.cjs');
 
 // Node.js names the version of glibc that it runs with; with musl there is none.
 function isMusl() {
