@@ -33,6 +33,7 @@ mod layers;
 mod limits;
 mod logs;
 mod messages;
+mod packaging;
 mod page;
 mod profile;
 mod protocols;

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod admin;
+mod asked;
 mod check;
 mod drain;
 mod eject;
@@ -31,6 +32,7 @@ mod secret;
 mod sources;
 pub(crate) mod spawn;
 mod state_dir;
+pub(crate) mod survey;
 mod tls;
 mod tunnels;
 mod upstream;
