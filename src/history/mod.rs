@@ -172,6 +172,7 @@ impl History {
     }
 
     /// Returns the newest sample.
+    #[cfg(test)]
     pub(crate) fn latest(&self) -> Arc<LiveSample> {
         lock(&self.latest).sample.clone()
     }

@@ -13,7 +13,7 @@ pub(crate) const MOST_NUMBERS: usize = 300_000;
 
 /// A span of time up to now, with the resolution that fits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryRange {
+pub(crate) enum HistoryRange {
     /// Five minutes, in steps of a second.
     FiveMinutes,
     /// An hour, in steps of ten seconds.
@@ -24,12 +24,12 @@ pub enum HistoryRange {
 
 impl HistoryRange {
     /// Returns the range with this name.
-    pub fn of(word: &str) -> Option<Self> {
+    pub(crate) fn of(word: &str) -> Option<Self> {
         [Self::FiveMinutes, Self::Hour, Self::Day].into_iter().find(|range| range.word() == word)
     }
 
     /// Returns the name of the range in the API.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::FiveMinutes => "5m",
             Self::Hour => "1h",
