@@ -64,7 +64,7 @@ impl AdminAuth {
         self.reach
     }
 
-    /// Returns who sends a request, for events: what is known for certain and is no secret.
+    /// Returns the sender of a request for events: only what is certain, and never a secret.
     fn operator(&self, request: &Request) -> String {
         if self.token.as_ref().is_some_and(|token| bears(request.headers(), token)) {
             return "the bearer of the token".to_owned();

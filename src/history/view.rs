@@ -109,7 +109,7 @@ impl Span {
         let resolution = query.range.resolution();
         let (length, rows) = STEPS.get(resolution).copied().unwrap_or(STEPS[0]);
         let merge = (width * rows).div_ceil(query.most.max(1)).clamp(1, rows);
-        // Merged steps begin at whole multiples of their length, so that they stay the same from one answer to the next.
+        // Merged steps begin at whole multiples of their length, so that they are the same in every answer.
         let rows = rows / merge * merge;
         let last = (now / length + 1).next_multiple_of(merge as u64);
         Self { resolution, first: last.saturating_sub(rows as u64), rows, merge }

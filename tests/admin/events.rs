@@ -27,6 +27,14 @@ fn told(binary: &Binary, kind: &str) -> Value {
     })
 }
 
+/// Waits for a sample: what happens before the first look at workers and counters is not told.
+fn seen_once(binary: &Binary) {
+    wait_for("a sample", || {
+        let said = Raw::connect_unix(&binary.admin()).get("/api/v1/history");
+        !serde_json::from_slice::<Value>(&said.body).unwrap()["workers"].as_array().unwrap().is_empty()
+    });
+}
+
 /// A command that is killed when this is dropped.
 struct Running(Child);
 
@@ -47,6 +55,7 @@ fn what_happens_to_workers_is_told() {
     });
     let fast = "health = { path = \"/health\", interval = \"100ms\", timeout = \"2s\", fall = 1 }";
     let binary = Binary::with(&config_of_named(&[("one", &one), ("two", &two)], fast));
+    seen_once(&binary);
     assert!(told(&binary, "started")["text"].as_str().unwrap().starts_with("stickyd "));
     post(&binary, "/api/v1/workers/app/one/drain", "{\"grace\": \"1s\"}");
     let drain = told(&binary, "drain_begun");
@@ -102,11 +111,7 @@ fn lost_sessions_and_limits_are_told_with_a_count() {
         false => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
     });
     let binary = Binary::with(&config_of_named(&[("one", &worker)], "max_body = \"1kB\""));
-    // The lookout begins to count at its first look.
-    wait_for("a sample", || {
-        let said = Raw::connect_unix(&binary.admin()).get("/api/v1/history");
-        !serde_json::from_slice::<Value>(&said.body).unwrap()["workers"].as_array().unwrap().is_empty()
-    });
+    seen_once(&binary);
     let ask = |head: &str| Raw::connect(binary.address).ask(head).status();
     for _ in 0..3 {
         let lost = "GET /socket.io/?EIO=4&transport=polling&sid=aaaaaaaaaaaaaaaaaaaa HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -20,6 +20,13 @@ fn the_status_of_a_route_must_be_below_its_path() {
     for (path, status) in [("/", "/status.json"), ("/chat", "/chat/status.json"), ("/chat/", "/chat/x")] {
         assert_eq!(good(&format!("{HEAD}{}", route(path, status))).routes[0].status.as_deref(), Some(status));
     }
-    assert_snapshot!(errors(&route("/chat", "/status.json")), @"");
+    assert_snapshot!(errors(&route("/chat", "/status.json")), @r#"
+    error: the route does not match `/status.json`, so its status could not be asked for
+     --> s.toml:8:10
+      |
+    8 | status = "/status.json"
+      |          ^^^^^^^^^^^^^^
+      = help: write "/chat/status.json"
+    "#);
     assert!(errors(&route("/", "status.json")).contains("`status.json` is not a valid path"));
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -19,7 +20,7 @@ pub(crate) struct LiveMessage {
     pub(crate) data: Value,
 }
 
-/// One viewer.
+/// One viewer of the stream.
 pub(crate) struct Viewer {
     wire: BufReader<UnixStream>,
     /// The status of the answer, and its fields.
@@ -66,11 +67,13 @@ impl Viewer {
 
     /// Reads until a message of this name fits; panics at the end of the stream.
     pub(crate) fn until(&mut self, name: &str, mut fits: impl FnMut(&Value) -> bool) -> LiveMessage {
+        let began = Instant::now();
         loop {
             let message = self.next().unwrap_or_else(|| panic!("the stream ended before a `{name}`"));
             if message.name == name && fits(&message.data) {
                 return message;
             }
+            assert!(began.elapsed() < PATIENCE, "no `{name}` fits; the last message: {message:?}");
         }
     }
 }
