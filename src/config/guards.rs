@@ -171,7 +171,8 @@ fn refusing_origins(context: &Context<'_>, item: ConfigItem<'_>) -> (Option<Vec<
         context.report.error_help(&at, "`origins` needs `allow`", "write origins = { allow = [\"same\"] }");
     }
     let allow = table.take("allow").and_then(|item| origins(context, item));
-    let refuse = table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
+    let refuse =
+        table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
     table.finish();
     (allow, refuse.unwrap_or_default())
 }
@@ -187,7 +188,8 @@ fn users(context: &Context<'_>, section: &mut Section<'_>) -> Option<UserLimit> 
         context.report.error_help(&at, "`users` needs `sockets`", "write sockets = 3");
     }
     let over = table.text("over", "a string").and_then(|text| word(context.report, "value of `over`", &text, &OVER));
-    let refuse = table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
+    let refuse =
+        table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
     table.finish();
     let over = over.unwrap_or(OverLimit::ClosesOldest);
     Some(UserLimit { by: user_source(&by?)?, sockets: sockets?, over, refuse: refuse.unwrap_or(Refuse::Told) })

@@ -278,7 +278,9 @@ fn check_tokens<B>(
                 HeadVerdict::Pending if is_own => own.person = Some(Arc::new(Person::pending())),
                 HeadVerdict::Packets(key) if is_own => own.packets = Some(key),
                 // The packets of two routes are not judged.
-                HeadVerdict::Pending | HeadVerdict::Packets(_) => return Err(refused(Refused::Fault(TokenFault::Malformed))),
+                HeadVerdict::Pending | HeadVerdict::Packets(_) => {
+                    return Err(refused(Refused::Fault(TokenFault::Malformed)));
+                }
             }
         }
         check_user(watch, found.upstream, request, asked, claims.as_ref(), handshake)?;

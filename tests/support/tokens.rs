@@ -68,6 +68,15 @@ impl Guarded {
         found.unwrap_or_else(|_| panic!("no {name}: {:?}", self.said))
     }
 
+    /// Waits until each of these events has come, in any order.
+    pub(crate) async fn events(&mut self, names: &[&str]) {
+        let is_missing =
+            |said: &[Value], name: &str| all(said, name).len() < names.iter().filter(|one| **one == name).count();
+        while let Some(missing) = names.iter().find(|name| is_missing(&self.said, name)) {
+            self.event(missing).await;
+        }
+    }
+
     /// Sends a command to the client.
     pub(crate) async fn command(&mut self, line: &str) {
         self.process.command(line).await;

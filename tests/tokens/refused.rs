@@ -135,7 +135,10 @@ fn refusals_by_http_name_the_code_everywhere() {
     // Ordinary requests need no token, unless `on` says so.
     assert_eq!(ask(&told, "GET /page", "").text(), "w");
     let all = behind(&worker, "", "from = [\"header:authorization\"]\non = \"all\"");
-    assert_eq!((ask(&all, "GET /page", "").status(), ask(&all, "GET /page", "").text()), (401, "401 Unauthorized: token_missing\n"));
+    assert_eq!(
+        (ask(&all, "GET /page", "").status(), ask(&all, "GET /page", "").text()),
+        (401, "401 Unauthorized: token_missing\n")
+    );
     let good = format!("authorization: bearer {}\r\n", token(json!({"sub": "u"})));
     assert_eq!(ask(&all, "GET /page", &good).text(), "w");
 }
@@ -144,7 +147,11 @@ fn refusals_by_http_name_the_code_everywhere() {
 fn a_told_session_is_answered_by_any_stickyd_with_the_secret_and_no_worker() {
     let worker = RawWorker::answering(|_| ok("reached"));
     let toml = |jwt: &str| {
-        format!("secret = \"the secret of the fleet\"\n[upstream.app]\nworkers = [\"{}\"]\n{}", worker.address, routed("", jwt))
+        format!(
+            "secret = \"the secret of the fleet\"\n[upstream.app]\nworkers = [\"{}\"]\n{}",
+            worker.address,
+            routed("", jwt)
+        )
     };
     let (one, two) = (Proxy::with(&toml("from = [\"query:token\"]")), Proxy::with(&toml("from = [\"query:token\"]")));
     let open = ask(&one, POLL, "Origin: https://a.example\r\n");
@@ -157,10 +164,11 @@ fn a_told_session_is_answered_by_any_stickyd_with_the_secret_and_no_worker() {
     let post = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     assert_eq!(Raw::connect(two.address).ask(&post).text(), "ok");
     let told = Raw::connect(two.address).get(&target);
-    let packet = "44/chat,{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}\u{1e}1";
+    let packet = "44/chat,{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}";
     assert_eq!((told.status(), told.text()), (200, packet));
+    assert_eq!(Raw::connect(two.address).get(&target).text(), "1", "no further namespace has come");
     // Without a CONNECT packet, which another stickyd may have got, the namespace `/` is told.
-    let root = "44{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}\u{1e}1";
+    let root = "44{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}";
     assert_eq!(Raw::connect(one.address).get(&target).text(), root);
     let preflight = format!(
         "OPTIONS {target} HTTP/1.1\r\nHost: a\r\nOrigin: https://a.example\r\n\
