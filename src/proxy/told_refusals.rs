@@ -91,7 +91,7 @@ impl ToldHandshake {
         Some(Box::new(Self { reason, upstream: upstream.clone(), format: engine.format, upgrade: ask.upgrade }))
     }
 
-    /// Answers the handshake.
+    /// Answers the handshake with an open packet.
     pub(super) fn answer<B>(self, conn: &Rc<Conn>, request: &Request<B>) -> Response<Reply> {
         let shared = &conn.thread.shared;
         let now_s = live_keys::now().unix_s;
@@ -239,7 +239,11 @@ pub(super) fn refusal(
 ) -> Response<Reply> {
     let is_v3 = format == PollFormat::Counted;
     let of = |name: &String| engine_io::refusal_packets(is_v3, name, reason.message(), reason.code());
-    let packets: Vec<_> = namespaces.iter().flat_map(of).collect();
+    let mut packets: Vec<_> = namespaces.iter().flat_map(of).collect();
+    if is_v3 && namespaces.iter().all(|name| !name.is_empty()) {
+        // Such clients connect to `/` without saying so.
+        packets.extend(of(&String::new()));
+    }
     poll_answer(reason, format.body(&packets).unwrap_or_default(), origin)
 }
 

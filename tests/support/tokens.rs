@@ -11,7 +11,7 @@ use super::process::{PATIENCE, Process, clients_dir};
 /// The secret of every issuer here.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// Seconds since 1970.
+/// The current second since 1970.
 pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
@@ -42,7 +42,7 @@ impl Guarded {
         Self { process: Process::start("node", ["guarded.js", &options.to_string()]), said: Vec::new() }
     }
 
-    /// Starts python-socketio.
+    /// Starts python-socketio with these options.
     pub(crate) fn start_python(options: &Value) -> Self {
         let python = clients_dir().join(".venv/bin/python");
         Self { process: Process::start(python, ["guarded.py", &options.to_string()]), said: Vec::new() }
