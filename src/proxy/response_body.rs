@@ -22,7 +22,6 @@ use crate::tunnel::Opening;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::exchange::broken::BrokeOff;
 use crate::upstream::exchange::response_body::{BodyStep, Unread};
-use crate::upstream::restarts::Loss;
 
 /// A request's body as the client sends it.
 pub enum ClientBody {
@@ -137,7 +136,7 @@ impl Body for WorkerBody {
         if read.is_err()
             && let Some(lease) = this.lease.take()
         {
-            lease.lost(Loss::Light);
+            lease.lost();
         } else if this.unread.is_end_stream() {
             this.ends();
         }
