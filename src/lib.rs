@@ -31,6 +31,7 @@ mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod networks;
 mod outbound;
 mod printable;
 mod proxy;

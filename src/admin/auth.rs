@@ -48,7 +48,8 @@ impl AdminTokens {
     /// Returns the role of a request's bearer; `None`: it bears no token, or a wrong one.
     fn role(&self, headers: &HeaderMap) -> Option<AdminRole> {
         let all = [(&self.write, AdminRole::Writes), (&self.read, AdminRole::Reads), (&self.emit, AdminRole::Emits)];
-        let bears = |(token, _): &(&Option<Secret>, AdminRole)| token.as_ref().is_some_and(|token| bears(headers, token));
+        let bears =
+            |(token, _): &(&Option<Secret>, AdminRole)| token.as_ref().is_some_and(|token| bears(headers, token));
         all.into_iter().find(bears).map(|(_, role)| role)
     }
 }
@@ -133,10 +134,9 @@ impl AdminAuth {
         match self.reach {
             Reach::Unix | Reach::Loopback if reads => None,
             Reach::Unix => refuses_write(headers, false),
-            Reach::Loopback | Reach::Network => self.refuses_over_tcp(role, reads, method, uri).map_or_else(
-                || if reads { None } else { refuses_write(headers, true) },
-                Some,
-            ),
+            Reach::Loopback | Reach::Network => self
+                .refuses_over_tcp(role, reads, method, uri)
+                .map_or_else(|| if reads { None } else { refuses_write(headers, true) }, Some),
         }
     }
 
@@ -155,12 +155,8 @@ impl AdminAuth {
             Some(AdminRole::Reads) if reads => None,
             Some(AdminRole::Emits) if emits => None,
             Some(AdminRole::Reads) => Some((StatusCode::FORBIDDEN, "this token can only read\n")),
-            Some(AdminRole::Emits) => {
-                Some((StatusCode::FORBIDDEN, "this token can only send messages to clients\n"))
-            }
-            None if !can_be_allowed => {
-                Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n"))
-            }
+            Some(AdminRole::Emits) => Some((StatusCode::FORBIDDEN, "this token can only send messages to clients\n")),
+            None if !can_be_allowed => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
             None => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
         }
     }

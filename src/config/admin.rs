@@ -52,7 +52,15 @@ impl AdminListener {
 
     /// Returns an admin listener at one address, without a token.
     pub(crate) fn at(address: AdminAddress) -> Self {
-        Self { address, more: Vec::new(), hosts: Vec::new(), token: None, read_token: None, emit_token: None, group: None }
+        Self {
+            address,
+            more: Vec::new(),
+            hosts: Vec::new(),
+            token: None,
+            read_token: None,
+            emit_token: None,
+            group: None,
+        }
     }
 
     /// All addresses, in the order of the file.

@@ -153,7 +153,8 @@ pub(crate) fn read(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc
         context.report.error_help(&at, message, help);
     }
     if is_for_all == Some(true) && packets_only {
-        let help = "ordinary requests have no CONNECT packet: add \"header:authorization\" or \"cookie:NAME\" to `from`";
+        let help =
+            "ordinary requests have no CONNECT packet: add \"header:authorization\" or \"cookie:NAME\" to `from`";
         context.report.error_help(&at, "on = \"all\" needs a place in `from` that ordinary requests have", help);
     }
     if let (Some(at), false) = (unreadable_at, from.iter().any(|place| matches!(place, TokenPlace::Auth(_)))) {

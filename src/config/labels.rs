@@ -55,7 +55,9 @@ pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<LabelRules>
     let (report, at) = (table.report, table.span.clone());
     let mut labels = LabelRules::new();
     for (name, item) in table.named() {
-        let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\", \"header:x-tenant\" or \"jwt:sub\"") else {
+        let Some(text) =
+            item.text("a place such as \"query:storeId\", \"cookie:uid\", \"header:x-tenant\" or \"jwt:sub\"")
+        else {
             continue;
         };
         check_name(report, &name);

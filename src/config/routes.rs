@@ -82,7 +82,8 @@ fn check_claim_labels(context: &Context<'_>, routes: &[Route], upstreams: &[Read
 /// Checks that what names users exists: a claim needs tokens, and a label one of the upstream's.
 fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Option<&ReadUpstream>) {
     let labels = upstream.map(|read| &read.upstream.labels);
-    let limits = [guards.users.as_ref().map(|limit| ("users", &limit.by)), guards.rate_by.as_ref().map(|by| ("rate", by))];
+    let limits =
+        [guards.users.as_ref().map(|limit| ("users", &limit.by)), guards.rate_by.as_ref().map(|by| ("rate", by))];
     for (key, by) in limits.into_iter().flatten() {
         match by {
             UserSource::Claim(_) if guards.jwt.is_none() => {
@@ -97,16 +98,30 @@ fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Opti
             UserSource::Claim(_) | UserSource::Label(_) => {}
         }
     }
-    let by_packets = guards.jwt.as_ref().is_some_and(|jwt| jwt.from.iter().all(|place| matches!(place, TokenPlace::Auth(_))));
+    let by_packets =
+        guards.jwt.as_ref().is_some_and(|jwt| jwt.from.iter().all(|place| matches!(place, TokenPlace::Auth(_))));
     if by_packets && matches!(guards.rate_by, Some(UserSource::Claim(_))) {
-        let help = "the claim is known only after the handshake: add \"header:authorization\" to `from`, or use `users`";
+        let help =
+            "the claim is known only after the handshake: add \"header:authorization\" to `from`, or use `users`";
         context.report.error_help(at, "`rate` by a claim has no effect with nothing but `auth:` in `from`", help);
     }
     let is_socket_io = |one: &Affinity| matches!(one, Affinity::Rule(rule) if rule.protocol == Protocol::SocketIo);
     let pins_sids = upstream.is_some_and(|read| read.upstream.affinity.iter().any(is_socket_io));
     if guards.jwt.as_ref().is_some_and(|jwt| jwt.reads_packets()) && !pins_sids {
         let help = "add \"socket.io\" to `affinity` of the upstream, or take `auth:` out of `from`";
-        context.report.error_help(at, "`auth:` needs sessions of Socket.IO, which the upstream does not recognise", help);
+        context.report.error_help(
+            at,
+            "`auth:` needs sessions of Socket.IO, which the upstream does not recognise",
+            help,
+        );
+    }
+    let reads_field = guards.jwt.as_ref().is_some_and(|jwt| {
+        jwt.from.iter().any(|place| matches!(place, TokenPlace::Header(name) if *name == hyper::header::AUTHORIZATION))
+    });
+    if guards.basic.is_some() && reads_field {
+        let message = "`basic` and [route.jwt] both read the Authorization field";
+        let help = "take the token from elsewhere, such as from = [\"auth:token\"], or remove one of the two";
+        context.report.error_help(at, message, help);
     }
     let claims_unused = guards.jwt.as_ref().is_some_and(|jwt| !jwt.is_for_all);
     if claims_unused && guards.rate.requests.is_some() && matches!(guards.rate_by, Some(UserSource::Claim(_))) {

@@ -14,9 +14,9 @@ mod handshake;
 mod payload;
 mod query;
 pub(crate) mod socket_ids;
-mod told;
 #[cfg(test)]
 mod tests;
+mod told;
 
 pub(crate) use connect::connected_namespace;
 pub use connect::{ConnectPacket, PacketKind, packet_kind, packets};
@@ -24,9 +24,9 @@ pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
 pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};
 pub(crate) use query::{EngineQuery, PollFormat};
+pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 pub(crate) use told::posted_packets;
 pub use told::{open_text, refusal_packets};
-pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
 /// (docs/reference/protocols.md §1.6).

@@ -7,9 +7,9 @@ use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::TokenFault;
 use super::claims::{Claims, time};
 use super::keys::{KeySet, VerifyingKey};
-use super::TokenFault;
 
 /// Maximum length of a token in bytes; longer ones are malformed.
 pub const MAX_TOKEN: usize = 8_192;

@@ -129,8 +129,7 @@ fn refuse(
         return respond::refused(job);
     }
     let reason = ToldReason::Token(fault);
-    let is_told = refuse == Refuse::Told
-        && shared.admissions.told.say(key, reason, refusal.namespace, clock::now_ms());
+    let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, refusal.namespace, clock::now_ms());
     if let Some(socket) = shared.sessions.socket(key) {
         admissions::close(shared, &socket, 1008, reason.code());
     }

@@ -101,13 +101,7 @@ impl ToldHandshake {
         poll_answer(self.reason, body, request.headers().get(header::ORIGIN).filter(|_| readable))
     }
 
-    fn answer_upgrade<B>(
-        &self,
-        conn: &Rc<Conn>,
-        request: &Request<B>,
-        accept: Accept,
-        sid: String,
-    ) -> Response<Reply> {
+    fn answer_upgrade<B>(&self, conn: &Rc<Conn>, request: &Request<B>, accept: Accept, sid: String) -> Response<Reply> {
         let Some(place) = conn.thread.shared.admissions.told.try_place() else {
             return respond::problem(respond::Problem::Full("too many clients are being refused"));
         };

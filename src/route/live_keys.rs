@@ -10,8 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use crate::clock::Millis;
-use crate::config::jwt::KeySource;
 use crate::config::OutboundTarget;
+use crate::config::jwt::KeySource;
 use crate::jwt::{Claims, KeySet, TokenFault, TokenTerms, Unverified, verify};
 use crate::locks::lock;
 

@@ -103,8 +103,7 @@ impl Server {
         let (spawned, orders) = SpawnHandle::new();
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } =
-                config.admin.clone();
+            let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } = config.admin.clone();
             let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
             let settings =
@@ -164,7 +163,9 @@ impl Server {
 fn bind_admin(config: &AdminListener) -> Result<Vec<admin::BoundAdmin>, StartError> {
     let mut bound = Vec::new();
     for address in config.addresses() {
-        bound.extend(admin::bind(address, config.group.as_ref()).map_err(|error| StartError::Admin(address.clone(), error))?);
+        bound.extend(
+            admin::bind(address, config.group.as_ref()).map_err(|error| StartError::Admin(address.clone(), error))?,
+        );
     }
     Ok(bound)
 }

@@ -66,7 +66,8 @@ impl SocketFacts {
         let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let mut packed = Vec::new();
         for label in labels.iter() {
-            let value = value(&label.from, headers, query, claims).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
+            let value =
+                value(&label.from, headers, query, claims).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
             pack_label(&mut packed, value.map(|value| printable(&value, LONGEST_LABEL)).as_deref());
         }
         Self {

@@ -111,14 +111,16 @@ impl GlobalRules {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
             let source = route.guards.jwt.as_ref().map(|jwt| &jwt.keys);
-            let keys = source.and_then(|wanted| keys.iter().find(|(source, _)| *source == wanted)).map(|(_, keys)| keys);
+            let keys =
+                source.and_then(|wanted| keys.iter().find(|(source, _)| *source == wanted)).map(|(_, keys)| keys);
             let labels = config.upstreams.get(route.upstream).map(|upstream| upstream.labels.clone());
             Guarded::new(route.clone(), RouteGuard::follow(&route.guards, &labels.unwrap_or_default(), old, keys))
         };
         let routes = config.routes.iter().map(guarded).collect();
         let jwts = config.routes.iter().filter_map(|route| route.guards.jwt.as_ref());
-        let mut claim_fields: Vec<_> =
-            jwts.flat_map(|jwt| jwt.headers.iter().map(|(name, _)| name.clone())).collect();
+        let mut claim_fields: Vec<_> = jwts.flat_map(|jwt| jwt.headers.iter().map(|(name, _)| name.clone())).collect();
+        let copied = config.routes.iter().filter_map(|route| route.guards.forward.as_ref());
+        claim_fields.extend(copied.flat_map(|forward| forward.copy.iter().cloned()));
         claim_fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         claim_fields.dedup();
         Arc::new(Self { routes, claim_fields, access_log: config.log.access, listeners })

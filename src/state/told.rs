@@ -225,7 +225,9 @@ mod tests {
         for other in ["", "stickyd.", "stickyd.AAAA", "AAAAAAAAAAAAAAAAAAAA"] {
             assert_eq!(open(b"secret", "app", other, 1_000), None);
         }
-        for reason in TokenFault::ALL.map(ToldReason::Token).into_iter().chain([ToldReason::Origin, ToldReason::TooMany]) {
+        for reason in
+            TokenFault::ALL.map(ToldReason::Token).into_iter().chain([ToldReason::Origin, ToldReason::TooMany])
+        {
             let sid = seal(b"secret", "app", reason, 5, [0; 6]);
             assert_eq!(open(b"secret", "app", &sid, 5), Some(reason));
         }

@@ -154,7 +154,11 @@ impl Gate {
         }
         (self.left, self.place) = (Some(length), 0);
         let header = self.header.get(..self.header_length).unwrap_or_default();
-        if self.is_control() || self.message != Message::Held { out.extend(header) } else { self.raw.extend(header) }
+        if self.is_control() || self.message != Message::Held {
+            out.extend(header)
+        } else {
+            self.raw.extend(header)
+        }
         Ok(())
     }
 

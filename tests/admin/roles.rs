@@ -53,9 +53,12 @@ fn each_token_allows_its_part_only() {
     let (worker, directory) = (RawWorker::named("a"), TempDirectory::new("admin-roles"));
     let (proxy, [loopback, network]) = proxy(&worker, &directory, ALL);
     let drain = "POST /api/v1/workers/app/w/drain";
-    for (token, reads, writes, emits) in
-        [(WRITE, 200, 200, 422), (READ, 200, 403, 403), (EMIT, 403, 403, 422), ("wrong-token-0123456789", 401, 401, 401)]
-    {
+    for (token, reads, writes, emits) in [
+        (WRITE, 200, 200, 422),
+        (READ, 200, 403, 403),
+        (EMIT, 403, 403, 422),
+        ("wrong-token-0123456789", 401, 401, 401),
+    ] {
         let fields = format!("{}{OWN}", bearer(token));
         assert_eq!(status(network, "GET /api/v1/status", &fields), reads, "{token}");
         assert_eq!(status(network, "GET /metrics", &fields), reads, "{token}");

@@ -21,7 +21,9 @@ fn claims_reach_workers_and_forged_ones_do_not() {
         let good = token(json!({"sub": "u1", "roles": ["a", "b"]}));
         let forged = "X-User-Id: root\r\nx-user-id: root2\r\nX_User_Id: root\r\nx_user-id: root\r\nX-USER_ID: root\r\n\
                       x.user.id: root\r\nX-Roles: root\r\nX_Roles: root\r\nConnection: x-user-id, x-roles\r\n";
-        for target in ["/socket.io/?EIO=4&transport=polling", "/page", "/open", "/socket.io/?EIO=4&transport=polling&sid=x"] {
+        for target in
+            ["/socket.io/?EIO=4&transport=polling", "/page", "/open", "/socket.io/?EIO=4&transport=polling&sid=x"]
+        {
             let fields = format!("{forged}Authorization: Bearer {good}\r\n");
             let answer = Raw::connect(proxy.address).ask(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
             assert_eq!(answer.text(), "w", "{target}");
@@ -70,7 +72,8 @@ async fn claims_become_labels_wherever_the_token_is() {
             );
             let proxy = Proxy::with(&toml);
             let good = token(json!({"sub": "u1"}));
-            let mut options = json!({"url": proxy.url(""), "transports": transports, "query": {"store": "7"}, "stays": true});
+            let mut options =
+                json!({"url": proxy.url(""), "transports": transports, "query": {"store": "7"}, "stays": true});
             match place {
                 "auth" => options["auth"] = json!({"token": good}),
                 _ => options["extraHeaders"] = json!({"authorization": format!("Bearer {good}")}),

@@ -126,9 +126,7 @@ async fn keys_rotate_under_load() {
     let keys = format!("keys = \"{}\"", server.url());
     let told = toml(&workers[0].address(), &keys, "").replace("refuse = \"http\"\non = \"all\"\n", "");
     let proxy = Proxy::with(&told);
-    let options = |token: &str| {
-        json!({"url": proxy.url(""), "stays": true, "extraHeaders": {"authorization": format!("Bearer {token}")}})
-    };
+    let options = |token: &str| json!({"url": proxy.url(""), "stays": true, "extraHeaders": {"authorization": format!("Bearer {token}")}});
     let old = issuer.token("one", &json!({"sub": "u"})).await;
     let mut before = Guarded::start(&options(&old));
     before.event("echo").await;

@@ -55,7 +55,10 @@ async fn real_clients_with_a_bad_token_are_told_once() {
     }
     // Clients of protocol 3 have no payload in CONNECT: they are told at their handshake.
     let said = Guarded::start(&json!({"url": proxy.url(""), "version": 2})).end().await;
-    assert_eq!((&all(&said, "end")[0]["attempts"], &all(&said, "error")[0]["message"]), (&json!(1), &json!("token missing")));
+    assert_eq!(
+        (&all(&said, "end")[0]["attempts"], &all(&said, "error")[0]["message"]),
+        (&json!(1), &json!("token missing"))
+    );
     assert_eq!(workers[0].stats().await["connections"], 0, "the application saw none of them");
 }
 

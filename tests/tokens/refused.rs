@@ -135,7 +135,10 @@ fn refusals_by_http_name_the_code_everywhere() {
     // Ordinary requests need no token, unless `on` says so.
     assert_eq!(ask(&told, "GET /page", "").text(), "w");
     let all = behind(&worker, "", "from = [\"header:authorization\"]\non = \"all\"");
-    assert_eq!((ask(&all, "GET /page", "").status(), ask(&all, "GET /page", "").text()), (401, "401 Unauthorized: token_missing\n"));
+    assert_eq!(
+        (ask(&all, "GET /page", "").status(), ask(&all, "GET /page", "").text()),
+        (401, "401 Unauthorized: token_missing\n")
+    );
     let good = format!("authorization: bearer {}\r\n", token(json!({"sub": "u"})));
     assert_eq!(ask(&all, "GET /page", &good).text(), "w");
 }
@@ -144,7 +147,11 @@ fn refusals_by_http_name_the_code_everywhere() {
 fn a_told_session_is_answered_by_any_stickyd_with_the_secret_and_no_worker() {
     let worker = RawWorker::answering(|_| ok("reached"));
     let toml = |jwt: &str| {
-        format!("secret = \"the secret of the fleet\"\n[upstream.app]\nworkers = [\"{}\"]\n{}", worker.address, routed("", jwt))
+        format!(
+            "secret = \"the secret of the fleet\"\n[upstream.app]\nworkers = [\"{}\"]\n{}",
+            worker.address,
+            routed("", jwt)
+        )
     };
     let (one, two) = (Proxy::with(&toml("from = [\"query:token\"]")), Proxy::with(&toml("from = [\"query:token\"]")));
     let open = ask(&one, POLL, "Origin: https://a.example\r\n");

@@ -77,7 +77,8 @@ async fn a_label_can_name_the_user_without_tokens() {
     let workers = NodeServer::start_many(1, &[]).await;
     let route = "[[route]]\nupstream = \"app\"\nusers = { by = \"uid\", sockets = 1, over = \"refuse\" }\n";
     let address = workers[0].address();
-    let proxy = Proxy::with(&format!("[upstream.app]\nworkers = [\"{address}\"]\nlabels = {{ uid = \"query:uid\" }}\n{route}"));
+    let proxy =
+        Proxy::with(&format!("[upstream.app]\nworkers = [\"{address}\"]\nlabels = {{ uid = \"query:uid\" }}\n{route}"));
     let of = |user: &str| json!({"url": proxy.url(""), "query": {"uid": user}, "stays": true, "settle": 500});
     let mut first = Guarded::start(&of("1"));
     first.event("echo").await;
