@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Status(status) => ExitCode::from(status.run()),
         Command::Workers(workers) => ExitCode::from(workers.run()),
         Command::Sockets(sockets) => ExitCode::from(sockets.run()),
+        Command::Page(page) => ExitCode::from(page.run()),
         Command::Top(top) => ExitCode::from(top.run()),
         Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
         Command::Close(close) => ExitCode::from(close.run()),
@@ -50,6 +51,8 @@ fn main() -> ExitCode {
         Command::Log(log) => ExitCode::from(log.run()),
         Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
+        Command::Reference(reference) => ExitCode::from(reference.run()),
+        Command::Man(man) => ExitCode::from(man.run()),
     }
 }
 

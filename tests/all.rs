@@ -33,6 +33,8 @@ mod layers;
 mod limits;
 mod logs;
 mod messages;
+mod packaging;
+mod page;
 mod profile;
 mod protocols;
 mod references;

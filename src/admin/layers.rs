@@ -64,11 +64,16 @@ fn around_within(router: Router, guard: AdminAuth, events: Arc<Events>, head_of_
         .on_eos(())
         .on_failure(());
     let fixed = |name: HeaderName, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
+    // The page has its own.
+    let usual = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     router.layer(
         ServiceBuilder::new()
             .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-            .layer(fixed(header::CACHE_CONTROL, "no-store"))
-            .layer(fixed(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+            .layer(usual(header::CACHE_CONTROL, "no-store"))
+            .layer(usual(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+            .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+            .layer(fixed(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+            .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
             .layer(HandleErrorLayer::new(overloaded))
             .layer(LoadShedLayer::new())
             // One limit for all connections: each has its own clone of the router.

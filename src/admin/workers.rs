@@ -17,13 +17,13 @@ use super::api::{
 };
 use super::layers::WholeBody;
 use super::linked::LinkedProcess;
-use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
 use crate::bus::BusMember;
 use crate::clock::{self, Millis};
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
 use crate::events::tell;
+use crate::processes::{Process, ProcessTable};
 use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin_state::AdminChange;

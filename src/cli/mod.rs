@@ -14,8 +14,11 @@ mod explain;
 mod import;
 mod log;
 mod logs;
+mod man;
+mod page;
 mod progress;
 mod quick;
+mod reference;
 mod reload;
 mod remote;
 mod service;
@@ -45,6 +48,9 @@ pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use man::ManCommand;
+pub(crate) use page::PageCommand;
+pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -101,6 +107,13 @@ pub enum Command {
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
     Sockets(SocketsCommand),
+    /// Open the page of a running stickyd in a browser
+    ///
+    /// Prints an address of this machine that leads to the admin listener; over SSH also the `ssh -L` line that brings
+    /// it to your own machine. The key in the address is valid until the command ends.
+    ///
+    /// Example: stickyd page --open
+    Page(PageCommand),
     /// Show workers and the busiest sockets, refreshed every few seconds
     Top(TopCommand),
     /// Send a text or a Socket.IO event to the clients of WebSockets
@@ -182,6 +195,15 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
+    /// Print every key of the configuration and every metric, as Markdown
+    ///
+    /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
+    ///
+    /// Example: stickyd reference keys
+    Reference(ReferenceCommand),
+    /// Write the manual pages of all commands into a folder
+    #[command(hide = true)]
+    Man(ManCommand),
 }
 
 /// The current folder as the shell names it: a link such as /srv/app/current stays one, because the next deployment

@@ -18,8 +18,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Authorities, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log,
-    quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history,
+    limits, listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -121,6 +121,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         routes: Vec::new(),
         admin: AdminListener::none(),
         limits: Limits::default(),
+        history: HistoryConfig::default(),
         log: Log::default(),
     }
 }
@@ -142,7 +143,7 @@ pub(crate) fn written(listen: &[String], workers: &[String]) -> (String, Vec<Con
     (line, listen, workers)
 }
 
-fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
+pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let secret = secret::read(context, &mut root, file);
     let state_dir = state_dir::read(context, &mut root, secret.is_none());
     let spawner = quick_spawn::spawner(context, &mut root);
@@ -156,6 +157,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
+    let history = history::read(&mut root);
     let log = log::read(&mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
@@ -176,6 +178,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
         routes,
         admin: admin.listener,
         limits,
+        history,
         log,
     }
 }

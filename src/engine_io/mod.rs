@@ -26,7 +26,7 @@ pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};
 pub(crate) use query::{EngineQuery, PollFormat};
 pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
 pub(crate) use told::posted_packets;
-pub use told::{open_text, refusal_packets};
+pub(crate) use told::{open_text, refusal_packets};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
 /// (docs/reference/protocols.md §1.6).

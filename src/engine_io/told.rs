@@ -7,13 +7,13 @@ use super::PollFormat;
 const SEPARATOR: &str = "\u{1e}";
 
 /// The open packet of a session that is refused; the client sends its CONNECT after it.
-pub fn open_text(sid: &str) -> String {
+pub(crate) fn open_text(sid: &str) -> String {
     format!(r#"0{{"sid":"{sid}","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}}"#)
 }
 
 /// The packets that refuse a namespace (empty for `/`): `connect_error` in protocol 4, `error` and `disconnect` in
 /// protocol 3. `message` and `code` are words of stickyd's own.
-pub fn refusal_packets(is_v3: bool, namespace: &str, message: &str, code: &str) -> Vec<String> {
+pub(crate) fn refusal_packets(is_v3: bool, namespace: &str, message: &str, code: &str) -> Vec<String> {
     let place = if namespace.is_empty() { String::new() } else { format!("{namespace},") };
     if is_v3 {
         return vec![format!(r#"44{place}"{message}""#), format!("41{namespace}")];
@@ -23,7 +23,7 @@ pub fn refusal_packets(is_v3: bool, namespace: &str, message: &str, code: &str) 
 
 impl PollFormat {
     /// Writes packets as the body of an answer to a poll; `None` for a script, which pages cannot be told anything by.
-    pub fn body(self, packets: &[String]) -> Option<String> {
+    pub(crate) fn body(self, packets: &[String]) -> Option<String> {
         match self {
             Self::Plain => Some(packets.join(SEPARATOR)),
             // The length counts UTF-16 units.

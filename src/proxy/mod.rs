@@ -15,6 +15,7 @@ pub(crate) mod fuzzing;
 pub(crate) mod headers;
 pub(crate) mod hints;
 pub(crate) mod hop_fields;
+mod last_requests;
 pub(crate) mod learn;
 pub(crate) mod open_poll;
 pub(crate) mod own_connection;
@@ -55,12 +56,12 @@ use crate::route::access::AccessGuard;
 use crate::route::guard::{self, Passed, RouteGuard};
 use crate::route::person::Person;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
-use crate::state::{GlobalRules, Readiness, ReplayRoom, admissions};
+use crate::state::{AppStatus, GlobalRules, Readiness, ReplayRoom, admissions};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
 use forward::SessionGoodbye;
-use respond::Problem;
+use respond::{Problem, StatusRequest};
 use response_body::{ClientBody, Reply};
 use told_refusals::{ToldHandshake, ToldSession};
 use upload::Upload;
@@ -228,6 +229,7 @@ where
             Box::pin(session.answer(conn.clone(), request)).await
         }
         Err(Rejection::Health(readiness)) => respond::health(&readiness),
+        Err(Rejection::Status(asked)) => respond::app_status(&asked, request.method()),
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
@@ -341,6 +343,8 @@ enum Rejection {
     Problem(Problem),
     /// It is a health check of stickyd itself.
     Health(Readiness),
+    /// It asks whether the application can be reached.
+    Status(Box<StatusRequest>),
     /// It is redirected to https at this host.
     ToHttps {
         /// Port and status of the redirect.
@@ -403,6 +407,14 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         })?;
         gates.extend(found.guards().filter_map(|watch| watch.access.clone()));
         guarded = found.watch.filter(|watch| watch.knows_clients()).map(|watch| (watch.clone(), passed));
+    }
+    if let Some(route) = found.route.filter(|route| route.status.as_deref() == Some(request.uri().path())) {
+        let own = told::authority(conn, request.headers(), host);
+        let origins = route.guards.origins.as_deref();
+        let origin = origins.and_then(|all| guard::allowed_origin(all, request.headers(), client, own));
+        let status = if conn.thread.is_stopping() { AppStatus::Down } else { AppStatus::of(upstream) };
+        let asked = StatusRequest { status, varies: origins.is_some(), origin };
+        return Err(Rejection::Status(Box::new(asked)));
     }
     let (watch, passed) = guarded.map_or((None, None), |(watch, passed)| (Some(watch), passed));
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {

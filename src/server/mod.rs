@@ -9,6 +9,8 @@ mod data_thread;
 mod dns;
 mod guards;
 mod health_checks;
+mod lookout;
+mod sampler;
 mod start_error;
 mod stop;
 
@@ -154,6 +156,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        self.shared.history.save();
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
@@ -242,6 +245,7 @@ fn control_thread(
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
         let (tell, events) = (notify.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));

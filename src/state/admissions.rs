@@ -9,18 +9,18 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::told::ToldTable;
+use super::told::{ToldReason, ToldTable};
 use crate::affinity::pins::Pins;
 use crate::client::Client;
 use crate::clock::{self, Millis};
-use crate::config::guards::UserSource;
+use crate::config::guards::{Refuse, UserSource};
 use crate::config::{CloseNotice, Limits};
 use crate::keys::Key;
 use crate::locks::lock;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys;
 use crate::route::person::Person;
-use crate::sockets::{EndReason, Socket};
+use crate::sockets::{EndReason, Socket, Transport};
 use crate::websocket::frames::CloseCode;
 
 /// How long a client is remembered without a request of its session.
@@ -133,7 +133,13 @@ pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Pe
         if let Some(upstream) = shared.snapshot.load().upstream(&over.worker().upstream) {
             upstream.series().turned(crate::metrics::GuardLabel::Users);
         }
-        close(shared, &over, 4409, "too_many_connections");
+        let is_new = Arc::ptr_eq(&over, socket);
+        if is_new && users.limit().refuse == Refuse::Told && over.transport() == Transport::Polling {
+            let name = &over.worker().upstream;
+            let key = over.with_texts(|sid, _| shared.sessions.keys.key(name, sid));
+            let _ = shared.admissions.told.say(key, ToldReason::TooMany, String::new(), clock::now_ms());
+        }
+        close(shared, &over, 4409, ToldReason::TooMany.code());
     }
 }
 

@@ -7,6 +7,7 @@
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::dial::Ipv6Fallback;
@@ -17,6 +18,7 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+use super::session_ends::LATE_REQUESTS;
 use super::session_paths::Oracles;
 use super::slow_requests::SlowRequests;
 pub(crate) use super::states::{Checks, WorkerHealth};
@@ -27,6 +29,9 @@ use crate::events::tell;
 use crate::metrics::WorkerSeries;
 use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
+
+/// Time for a worker to see that the session of a client is over, before the worker itself is ended.
+const SEES_END: Duration = Duration::from_millis(500);
 
 /// Time in milliseconds after which a request without a response counts as slow. A worker is hung if requests of three
 /// clients are slow at once and it answered no other request within this time.
@@ -82,6 +87,8 @@ pub struct Worker {
     fresh_refusals: RefusalWindow,
     /// When it last looked as if several processes shared the address.
     shared_at: AtomicMillis,
+    /// When a session last ended whose client may still have a request on the way.
+    late_since: AtomicMillis,
 }
 
 impl Worker {
@@ -117,12 +124,22 @@ impl Worker {
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
             shared_at: AtomicMillis::none(),
+            late_since: AtomicMillis::none(),
         })
     }
 
-    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
+    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel, a request, or a
+    /// request that may be on its way.
     pub fn is_needed(&self) -> bool {
-        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
+        let awaits_late = || {
+            self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms())
+        };
+        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0 || awaits_late()
+    }
+
+    /// Keeps the worker for the requests that a client may have sent before it learned that its session has ended.
+    pub(crate) fn await_late_requests(&self) {
+        self.late_since.set(Some(clock::now_ms()));
     }
 
     /// Tells the placement of sessions that the load or the state of the worker has changed.

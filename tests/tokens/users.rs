@@ -57,8 +57,9 @@ async fn one_socket_too_many_is_refused_and_told() {
             let mut second = Guarded::start(&with("u"));
             match from {
                 // The user is known only after the handshake: the new socket is closed.
-                "auth:token" => {
-                    second.event("disconnect").await;
+                "auth:token" if number == 0 => {
+                    let end = second.event("disconnect").await;
+                    assert_eq!(end["code"], 4409, "{end}");
                 }
                 _ => {
                     let said = second.end().await;
