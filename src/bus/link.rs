@@ -18,6 +18,7 @@ use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
 use crate::events::tell;
+use crate::printable::printable;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
@@ -86,6 +87,11 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
     };
     if hello.version != frame::VERSION {
         return Err(LinkError::Version(hello.version));
+    }
+    if let Some(adapter) = &hello.own_adapter {
+        let (upstream, path, adapter) = (printable(&hello.upstream), printable(&hello.path), printable(adapter));
+        tracing::info!(%upstream, %path, pid = hello.pid, %adapter, "a worker uses an adapter of its own, not the bus");
+        return Ok(());
     }
     let outbox = Rc::new(Outbox::default());
     let member = LinkedMember::join(hub, *hello, &outbox);

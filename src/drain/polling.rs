@@ -93,7 +93,8 @@ fn end_due(shared: &Shared, under: &[DrainingSessions], now_ms: Millis) {
         shared.sessions.pins.each(shard, |key, pin| {
             let Some((one, count)) = under.iter_mut().find(|(one, _)| pin.is_polling_at(&one.worker)) else { return };
             if one.ending.due_ms(pin.slot(), key.jitter()).is_some_and(|due| due <= now_ms) {
-                ended.extend(pin.end());
+                let is_gentle = one.upstream.config.spawn.is_some();
+                ended.extend(if is_gentle { pin.end_gently() } else { pin.end() });
                 *count += 1;
             }
         });

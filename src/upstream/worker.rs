@@ -7,6 +7,7 @@
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::dial::Ipv6Fallback;
@@ -17,7 +18,9 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+use super::session_ends::LATE_REQUESTS;
 use super::session_paths::Oracles;
+use super::slow_requests::SlowRequests;
 pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
@@ -27,10 +30,12 @@ use crate::metrics::WorkerSeries;
 use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
 
-/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
-/// slow at once and it answered no other request within this time.
+/// Time for a worker to see that the session of a client is over, before the worker itself is ended.
+const SEES_END: Duration = Duration::from_millis(500);
+
+/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if requests of three
+/// clients are slow at once and it answered no other request within this time.
 pub(crate) const SLOW_MS: u64 = 2_000;
-const SLOW_REQUESTS: u32 = 3;
 
 /// Time in milliseconds for which a worker is reported as sharing its address after it last looked so.
 const SHARED_MS: u64 = 600_000;
@@ -75,13 +80,15 @@ pub struct Worker {
     pub(crate) sessions: AtomicU32,
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
-    pub(crate) slow: AtomicU32,
+    pub(crate) slow: SlowRequests,
     /// Tells the placement of sessions that the load or the state has changed.
     pub(crate) moved: MovedMark,
     last_answer: AtomicMillis,
     fresh_refusals: RefusalWindow,
     /// When it last looked as if several processes shared the address.
     shared_at: AtomicMillis,
+    /// When a session last ended whose client may still have a request on the way.
+    late_since: AtomicMillis,
 }
 
 impl Worker {
@@ -112,17 +119,27 @@ impl Worker {
             sessions: AtomicU32::new(0),
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            slow: AtomicU32::new(0),
+            slow: SlowRequests::default(),
             moved: MovedMark::default(),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
             shared_at: AtomicMillis::none(),
+            late_since: AtomicMillis::none(),
         })
     }
 
-    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
+    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel, a request, or a
+    /// request that may be on its way.
     pub fn is_needed(&self) -> bool {
-        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
+        let awaits_late = || {
+            self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms())
+        };
+        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0 || awaits_late()
+    }
+
+    /// Keeps the worker for the requests that a client may have sent before it learned that its session has ended.
+    pub(crate) fn await_late_requests(&self) {
+        self.late_since.set(Some(clock::now_ms()));
     }
 
     /// Tells the placement of sessions that the load or the state of the worker has changed.
@@ -193,13 +210,13 @@ impl Worker {
 
     /// Whether some request has waited at the worker for longer than [`SLOW_MS`].
     pub fn has_slow(&self) -> bool {
-        self.slow.load(Relaxed) > 0
+        self.slow.total() > 0
     }
 
     /// Whether the worker accepts connections but does not answer.
     pub fn hung(&self) -> bool {
         self.checks() == Checks::TimingOut
-            || (self.slow.load(Relaxed) >= SLOW_REQUESTS && self.silent_for(clock::now_ms()) >= SLOW_MS)
+            || (self.slow.are_of_several() && self.silent_for(clock::now_ms()) >= SLOW_MS)
     }
 
     /// Returns the worker's health, from its checks and connects.
@@ -238,8 +255,13 @@ impl Worker {
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
+        let (before, by_file) = (self.admin.word(), matches!(change, AdminChange::File(_)));
         self.admin.change(change, config, self.sessions(), clock::now_ms());
         self.mark_moved();
+        if by_file && before != self.admin.word() && self.admin() == AdminState::Ready {
+            tell!(self.series.events, Ready, info, upstream = %self.upstream, worker = %self.name, before,
+                "worker is ready again by the configuration");
+        }
     }
 
     /// Returns the admin state that is in effect.
