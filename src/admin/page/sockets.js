@@ -63,7 +63,7 @@ export function Sockets({ route, selection }) {
     if (typed === q) return undefined
     const timer = setTimeout(() => to({ q: typed, page: '' }, []), 250)
     return () => clearTimeout(timer)
-  }, [typed])
+  }, [typed, q])
   const rows = answer?.sockets ?? []
   // A search that is still being typed goes along, so that it does not close what was opened meanwhile.
   const choose = (id) => to({ q: typed }, [id])
