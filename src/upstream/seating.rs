@@ -74,6 +74,9 @@ pub(crate) struct Seating {
     at_worst: Option<SeatTable>,
     /// An empty list, kept for its room.
     moved: Vec<MovedWorker>,
+    /// Number of times that the seats of all workers were read.
+    #[cfg(test)]
+    whole_reads: u32,
 }
 
 /// Returns a number that no other live upstream of this process has.
@@ -189,6 +192,10 @@ impl Upstream {
             seating.number = self.number;
         }
         seating.second = Some(now_s);
+        #[cfg(test)]
+        {
+            seating.whole_reads += 1;
+        }
         seating.best = self.most_eased_in();
         seating.seats = self.read_seats(seating.best, now_s, Worker::takes_new_and_stays);
         seating.at_worst = None;
