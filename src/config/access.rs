@@ -78,8 +78,8 @@ const MAX_ARGON2_KIB: u32 = 256 * 1024;
 const MAX_ARGON2_TIME: u32 = 16;
 const MAX_ARGON2_LANES: u32 = 16;
 
-/// Fields that belong to one connection or to stickyd: a service that got them would take the request for an upgrade, or
-/// for another one.
+/// Fields that belong to one connection or to stickyd: a service that got them would take the request for an upgrade,
+/// or for another one.
 const OF_CONNECTION: [&str; 12] = [
     "connection",
     "content-length",

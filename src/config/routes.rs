@@ -231,7 +231,7 @@ mod tests {
             host: (!host.is_empty()).then(|| host.to_owned()),
             path: path.to_owned(),
             upstream: 0,
-            guards: guards::Guards::default(),
+            guards: Guards::default(),
             broadcast: None,
             status: None,
         };

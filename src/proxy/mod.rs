@@ -331,7 +331,14 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
                 let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
                 forward::to(&job, choice, request, record).await
             }
-            Resolved::Ended => respond::ended(&job),
+            Resolved::Ended => {
+                if let (RequestKind::Session { key, .. }, Some(_)) = (job.ask.kind, &job.passed)
+                    && let Some(answer) = Box::pin(told_refusals::of_ended(&job, key, request.method())).await
+                {
+                    return answer;
+                }
+                respond::ended(&job)
+            }
             Resolved::Nobody => respond::problem(Problem::NoWorker),
         }
     }

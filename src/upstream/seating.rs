@@ -3,8 +3,8 @@
 //! The seats of all workers are kept in a [`SeatTable`] under the lock that seats one session after the other. A worker
 //! whose load or state changes puts itself on a list ([`MovedWorkers`]), once until the next placement, and the next
 //! placement reads these workers anew. What changes by time alone (the end of an ejection or of slow requests, the
-//! growth after a return, the sessions of the last 10 s) is read for all workers once per second. The chosen worker is
-//! asked again whether it takes the session.
+//! growth after a return, the sessions of the last 10 s) is read for all workers by one placement per second, whatever
+//! their number is (`tests`). The chosen worker is asked again whether it takes the session.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
