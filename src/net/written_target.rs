@@ -3,8 +3,8 @@
 //!
 //! The crate http rejects some of them. A request line or a `:path` that has any is therefore shown to hyper or h2 in
 //! percent-encoded form, which is what routes, guards, rules and logs see; the worker gets the target as the client
-//! wrote it. Both name the same resource, and [`WrittenTarget::is_of`] checks that they do. Control characters and spaces are
-//! not touched: hyper rejects them.
+//! wrote it. Both name the same resource, and [`WrittenTarget::is_of`] checks that they do. Control characters and
+//! spaces are not touched: hyper rejects them.
 
 use std::borrow::Cow;
 use std::fmt::Write;

@@ -144,7 +144,8 @@ fn a_service_decides_about_handshakes_and_upgrades() {
     let status = Arc::new(AtomicU16::new(0));
     let mut service = service(&status);
     let keys = format!(
-        "auth = {{ url = \"http://{}/check?from=stickyd\", headers = [\"cookie\"], copy = [\"X-User\"], cache = \"0s\" }}",
+        "auth = {{ url = \"http://{}/check?from=stickyd\", headers = [\"cookie\"], copy = [\"X-User\"], \
+         cache = \"0s\" }}",
         service.address
     );
     let proxy = Proxy::with(&route(&worker, &keys));
