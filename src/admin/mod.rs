@@ -1,12 +1,12 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
-//! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
-//! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
-//! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
-//! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. The same addresses serve a page for browsers (`page`).
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file.
+//! Access to the socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On
+//! every address, a request without a token needs a Host that no foreign page can name (DNS rebinding), and writing
+//! needs a header field of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's
+//! address (`config` and the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also
+//! served, and which the tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;

@@ -62,6 +62,12 @@ fn provide(dir: &TempDir, text: &str) {
             dir.write(certificate, &params.self_signed(&key).unwrap().pem());
             dir.write(&file, &key.serialize_pem());
         }
+        for networks in [named(line, "allow_file"), named(line, "deny_file")].concat() {
+            dir.write(&networks, "10.0.0.0/8\n");
+        }
+        for users in named(line, "users_file") {
+            dir.write(&users, &format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap()));
+        }
         for authority in named(line, "ca") {
             let mut params = rcgen::CertificateParams::default();
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -108,6 +114,9 @@ fn every_commented_line_is_valid_and_shows_the_default() {
     std::fs::rename(dir.0.join("site.key"), dir.0.join("privkey.pem")).unwrap();
     dir.write("secret", "0123456789abcdef0123456789abcdef");
     dir.write("admin.token", "0123456789abcdef0123456789abcdef");
+    dir.write("read.token", "1123456789abcdef0123456789abcdef");
+    dir.write("emit.token", "2123456789abcdef0123456789abcdef");
+    provide(&dir, "allow_file = \"offices.txt\"\ndeny_file = \"drop.txt\"\nusers_file = \"htpasswd\"");
     // Only one of the two may be set, so each is tried in turn.
     assert!(load_uncommented(&dir, "secret = ").secret.is_some());
     let config = load_uncommented(&dir, "secret_file = ");
