@@ -34,6 +34,7 @@ mod limits;
 mod logs;
 mod messages;
 mod packaging;
+mod page;
 mod profile;
 mod protocols;
 mod references;

@@ -5,3 +5,4 @@ mod reference;
 mod reload;
 mod running;
 mod service;
+mod top;
