@@ -49,5 +49,6 @@ mod strict;
 mod support;
 mod systemd;
 mod tls;
+mod tokens;
 mod tunnels;
 mod words;

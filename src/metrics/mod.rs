@@ -41,7 +41,7 @@ pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
-pub(crate) use sockets::{SocketCarrier, SocketSeries, SocketsSeries, Way};
+pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
 pub(crate) use upstream::UpstreamSeries;
 pub(crate) use worker::WorkerSeries;
 
@@ -81,6 +81,8 @@ pub struct Metrics {
     pub(crate) clients: IntGauge,
     pub(crate) config_ok: IntGauge,
     pub(crate) log_dropped: IntCounter,
+    pub(crate) history_dropped: IntGauge,
+    pub(crate) history_bytes: IntGauge,
     pub(crate) config_loaded: IntGauge,
     /// Number of pins evicted to make room for newer ones.
     pub pins_evicted: IntCounter,
@@ -219,6 +221,10 @@ impl Metrics {
                 "1 if the configuration file, as last checked, is the running one; 0 if it is invalid or missing.", r)?,
             config_loaded: gauge!("stickyd_config_loaded_timestamp_seconds",
                 "Unix time at which the running configuration was loaded.", r)?,
+            history_dropped: gauge!("stickyd_history_dropped",
+                "Workers that share one series in the history, because there is no memory for their own ([history] memory).",
+                r)?,
+            history_bytes: gauge!("stickyd_history_bytes", "Memory that the history of workers and upstreams takes.", r)?,
             log_dropped: counter!("stickyd_log_lines_dropped_total",
                 "Log lines dropped because standard error was blocked or too slow.", r)?,
             drained: counters!("stickyd_drain_closed_total",
@@ -329,6 +335,7 @@ impl Metrics {
         for ((listener, name), until) in &*lock(&self.certificates) {
             live.gauge(&CERTIFICATES, &[("listener", listener), ("name", name)], value(*until));
         }
+        live.events(&self.events);
         self.care.show(live);
         self.sockets.show(live);
     }

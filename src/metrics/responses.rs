@@ -82,7 +82,6 @@ fn resolve(all: &IntCounterVec, upstream: &str) -> ResponseSeries {
 
 #[cfg(test)]
 mod tests {
-    use super::catalogue::Registrar;
     use super::*;
 
     #[test]
