@@ -195,7 +195,7 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
-    /// Print every key of the configuration and every metric, as Markdown
+    /// Print every key of the configuration, every metric and every kind of event, as Markdown
     ///
     /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
     ///
