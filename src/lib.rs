@@ -29,6 +29,7 @@ mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod notify;
 mod outbound;
 mod printable;
 mod proxy;

@@ -33,6 +33,7 @@ mod layers;
 mod limits;
 mod logs;
 mod messages;
+mod notify;
 mod profile;
 mod protocols;
 mod references;

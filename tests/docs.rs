@@ -90,6 +90,8 @@ impl Folder {
             ("privkey.pem", key.serialize_pem()),
             ("secret", secret.clone()),
             ("token", secret),
+            ("discord.url", "https://discord.com/api/webhooks/1/x".to_owned()),
+            ("beat.url", "http://watcher.example/ping/x".to_owned()),
         ] {
             std::fs::write(folder.join(name), text).unwrap();
             std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o600)).unwrap();

@@ -48,6 +48,7 @@ const LAYERS: &[&str] = &[
     "drain",
     "control",
     "spawn",
+    "notify",
     "systemd",
     "listener",
     "proxy",

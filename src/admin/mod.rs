@@ -15,6 +15,7 @@ mod broadcast;
 pub(crate) mod layers;
 mod linked;
 mod log;
+mod notify;
 mod processes;
 pub(crate) mod scrape;
 mod sessions;
@@ -44,6 +45,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Secret;
 use crate::drain::close_requests::Closings;
+use crate::notify::NotifyHandle;
 use crate::reload;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
@@ -51,6 +53,7 @@ use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
 use auth::{AdminAuth, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
+pub(crate) use notify::usage_reader;
 use processes::{ProcessTable, Processes};
 use stats::History;
 
@@ -73,6 +76,10 @@ pub(crate) struct AdminSettings {
     pub stopping: CancellationToken,
     /// The workers that stickyd starts.
     pub spawned: SpawnHandle,
+    /// Asks the notifier for its state.
+    pub notify: NotifyHandle,
+    /// What is known about the processes of workers.
+    pub processes: Arc<Processes>,
 }
 
 /// Serves requests on all addresses until `stop` is cancelled.
@@ -83,11 +90,11 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping, spawned } = settings;
+    let AdminSettings { token, hosts, reload, stopping, spawned, notify, processes } = settings;
     if bound.is_empty() {
         return;
     }
-    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    let history = Arc::<History>::default();
     let samples = history.clone().keep(shared.clone());
     tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
@@ -100,6 +107,7 @@ pub(crate) async fn serve(
         reload,
         stopping,
         spawned,
+        notify,
         processes,
         history,
         closings: Arc::default(),
@@ -193,6 +201,7 @@ struct Api {
     reload: reload::ReloadSender,
     stopping: CancellationToken,
     spawned: SpawnHandle,
+    notify: NotifyHandle,
     processes: Arc<Processes>,
     history: Arc<History>,
     closings: Arc<Closings>,
@@ -231,6 +240,8 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
         paths::LOGS => get(spawn::logs),
+        paths::NOTIFY => get(notify::show),
+        paths::NOTIFY_TEST => post(notify::test),
         paths::OPENAPI => get(openapi),
         paths::PINS => get(sessions::pin),
         paths::RELOAD => post(reload),

@@ -13,6 +13,7 @@ mod explain;
 mod import;
 mod log;
 mod logs;
+mod notify;
 mod progress;
 mod quick;
 mod reload;
@@ -43,6 +44,7 @@ pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use notify::NotifyCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -142,6 +144,10 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Show the receivers of notifications and what became of the last messages, or send a test message
+    ///
+    /// Example: stickyd notify test discord
+    Notify(NotifyCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1

@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::admin::{self, ReadAdmin};
 use super::error::{Diagnostic, Errors, Report, Span};
@@ -19,7 +20,7 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminListener, Authorities, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log,
-    quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    notify, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -122,6 +123,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         admin: AdminListener::none(),
         limits: Limits::default(),
         log: Log::default(),
+        notify: Arc::default(),
     }
 }
 
@@ -157,6 +159,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
     let log = log::read(&mut root);
+    let notify = notify::read(context, &mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
     addresses::no_loops(context, &listeners, &upstreams);
@@ -177,6 +180,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
         admin: admin.listener,
         limits,
         log,
+        notify,
     }
 }
 

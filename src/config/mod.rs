@@ -6,6 +6,7 @@
 
 mod addresses;
 mod admin;
+pub(crate) mod alarm;
 mod check;
 mod drain;
 mod eject;
@@ -19,6 +20,7 @@ mod limits;
 mod listener;
 mod load;
 mod log;
+pub(crate) mod notify;
 mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
@@ -67,6 +69,7 @@ pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use notify::NotifyRules;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
@@ -110,6 +113,8 @@ pub struct Config {
     pub limits: Limits,
     /// Logging. A reload applies all of it except the format.
     pub log: Log,
+    /// Notifications. A reload applies them.
+    pub notify: Arc<NotifyRules>,
 }
 
 impl Config {
@@ -263,6 +268,8 @@ pub struct Upstream {
     pub tls: Option<Arc<WorkerTls>>,
     /// The workers that stickyd starts; `None`: others start the workers in `groups`.
     pub spawn: Option<Arc<spawn::Spawn>>,
+    /// Values that count as a problem; `None`: none do.
+    pub alarm: Option<Arc<alarm::Alarm>>,
 }
 
 impl Upstream {
@@ -302,6 +309,7 @@ impl Upstream {
             labels: Arc::default(),
             tls: None,
             spawn: None,
+            alarm: None,
         }
     }
 }

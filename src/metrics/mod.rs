@@ -54,6 +54,8 @@ pub struct Metrics {
     pub(crate) rules: rules::RuleMetrics,
     /// Series of the workers that stickyd starts itself.
     pub spawn: spawn::SpawnSeries,
+    /// Notifications by receiver and result.
+    pub(crate) notifications: IntCounterVec,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -145,6 +147,10 @@ impl Metrics {
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
+            notifications: counters!("stickyd_notifications_total",
+                "Notifications by receiver and result: sent, retried (an attempt failed and is repeated), refused by the \
+                 receiver, expired (not delivered within an hour), dropped (the queue was full), limited (per_hour).",
+                &["to", "result"], r)?,
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
             request_seconds: histograms!("stickyd_request_duration_seconds",
@@ -298,6 +304,12 @@ impl Metrics {
     pub fn tls_handshake(&self, listener: &str, version: &str, result: &str, resumed: bool) {
         let resumed = if resumed { "yes" } else { "no" };
         self.tls_handshakes.with_label_values(&[listener, version, result, resumed]).inc();
+    }
+
+    /// Returns the expiry times of certificates, as listener, name and Unix time.
+    pub(crate) fn certificates(&self) -> Vec<(String, String, u64)> {
+        let all = lock(&self.certificates);
+        all.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
     }
 
     /// Replaces the expiry times of certificates, given as listener, name and Unix time. Of several certificates with

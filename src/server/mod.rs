@@ -27,13 +27,14 @@ use crate::control::Control;
 use crate::drain;
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
+use crate::notify::{NotifyHandle, NotifyOrder, NotifySettings};
 use crate::reload::{self, Reloader, Running};
 use crate::spawn::{self, SpawnHandle, SpawnOrder, SpawnSettings, SpawnStop};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, outbound, secret};
+use crate::{admin, notify, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -102,13 +103,22 @@ impl Server {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
             let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
             let stopping = stop.gently.clone();
-            let settings =
-                admin::AdminSettings { token, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+            let (notify, notify_orders) = NotifyHandle::new();
+            let settings = admin::AdminSettings {
+                token,
+                hosts,
+                reload: reload.clone(),
+                stopping,
+                spawned: spawned.clone(),
+                notify,
+                processes: Arc::default(),
+            };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
-            let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
+            let run =
+                move || control_thread(shared, admin, settings, reload, tell, (spawn, orders, notify_orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
@@ -206,7 +216,7 @@ fn control_thread(
     settings: admin::AdminSettings,
     reload: ReloadParts,
     tell: Tell,
-    (spawn, orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>),
+    (spawn, orders, notify_orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>, mpsc::Receiver<NotifyOrder>),
     all: Stop,
 ) {
     let (stop, gently) = (all.control.clone(), all.gently.clone());
@@ -218,16 +228,19 @@ fn control_thread(
     };
     runtime.block_on(async {
         let tasks = TaskTracker::new();
-        let Tell { notify, pulses } = tell;
+        let Tell { notify: notify_service, pulses } = tell;
         let introduces = reload.running.config.introduces;
-        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify_service.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
-        let tell = notify.run(shared.clone(), pulses, gently);
+        let (usage, spawned) = (admin::usage_reader(settings.processes.clone()), settings.spawned.clone());
+        let told = NotifySettings { usage, spawned, orders: notify_orders };
+        let told = tasks.spawn_local(notify::keep(shared.clone(), told, gently.clone()));
+        let tell = notify_service.run(shared.clone(), pulses, gently);
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
@@ -235,6 +248,8 @@ fn control_thread(
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+        // Messages that wait are sent, within a time of their own that began with the stop.
+        let _ = told.await;
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });

@@ -78,6 +78,8 @@ pub struct Snapshot {
 pub struct GlobalRules {
     /// Routes, tried in this order.
     pub routes: Vec<Guarded>,
+    /// Notifications: receivers, and when they are told.
+    pub notify: Arc<config::NotifyRules>,
     /// Whether one log line is written per request.
     pub access_log: bool,
     /// Addresses of the listeners and of the admin listener; a worker must never have one of them.
@@ -99,7 +101,7 @@ impl GlobalRules {
             Guarded::new(route.clone(), RouteGuard::follow(&route.guards, old))
         };
         let routes = config.routes.iter().map(guarded).collect();
-        Arc::new(Self { routes, access_log: config.log.access, listeners })
+        Arc::new(Self { routes, notify: config.notify.clone(), access_log: config.log.access, listeners })
     }
 }
 

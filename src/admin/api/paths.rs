@@ -7,6 +7,8 @@ pub const EXPLAIN: &str = "/api/v1/explain";
 pub const HEALTH: &str = "/api/v1/health";
 pub const LOG: &str = "/api/v1/log";
 pub const LOGS: &str = "/api/v1/logs";
+pub const NOTIFY: &str = "/api/v1/notify";
+pub const NOTIFY_TEST: &str = "/api/v1/notify/test";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 pub const PINS: &str = "/api/v1/pins";
 pub const RELOAD: &str = "/api/v1/reload";
@@ -23,12 +25,14 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 19] = [
+pub const PATHS: [(&str, &[&str]); 21] = [
     (BROADCAST, &["post"]),
     (EXPLAIN, &["get"]),
     (HEALTH, &["get"]),
     (LOG, &["get", "put"]),
     (LOGS, &["get"]),
+    (NOTIFY, &["get"]),
+    (NOTIFY_TEST, &["post"]),
     (OPENAPI, &["get"]),
     (PINS, &["get"]),
     (RELOAD, &["post"]),
