@@ -5,5 +5,6 @@ mod access_log;
 mod api;
 mod layers;
 mod metrics;
+mod roles;
 mod status_and_metrics;
 mod traffic_health;

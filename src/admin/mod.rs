@@ -1,22 +1,24 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 in the state directory, and any further addresses of the file. Access to the
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
 //! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
 //! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. Left out for now: a web page.
+//! tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+mod events;
 pub(crate) mod layers;
 mod linked;
+mod live;
 mod log;
 mod notify;
-mod processes;
+pub(crate) mod page;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -33,7 +35,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -43,18 +45,17 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Secret;
 use crate::drain::close_requests::Closings;
 use crate::notify::NotifyHandle;
+use crate::processes::ProcessTable;
 use crate::reload;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
-use auth::{AdminAuth, Reach};
+pub(crate) use auth::AdminTokens;
+use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
-pub(crate) use notify::usage_reader;
-use processes::{ProcessTable, Processes};
 use stats::History;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
@@ -66,8 +67,8 @@ const HEAD: Duration = Duration::from_secs(10);
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
-    /// Token that writes over TCP must bear.
-    pub token: Option<Secret>,
+    /// Bearer tokens, by what they allow.
+    pub tokens: AdminTokens,
     /// Names that the Host of a request without a token may have.
     pub hosts: Vec<String>,
     /// Channel that requests a reload.
@@ -78,8 +79,6 @@ pub(crate) struct AdminSettings {
     pub spawned: SpawnHandle,
     /// Asks the notifier for its state.
     pub notify: NotifyHandle,
-    /// What is known about the processes of workers.
-    pub processes: Arc<Processes>,
 }
 
 /// Serves requests on all addresses until `stop` is cancelled.
@@ -90,7 +89,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping, spawned, notify, processes } = settings;
+    let AdminSettings { tokens, hosts, reload, stopping, spawned, notify } = settings;
     if bound.is_empty() {
         return;
     }
@@ -108,8 +107,8 @@ pub(crate) async fn serve(
         stopping,
         spawned,
         notify,
-        processes,
         history,
+        viewers: Arc::default(),
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
@@ -117,7 +116,7 @@ pub(crate) async fn serve(
         stop: stop_of_api,
     };
     for one in bound {
-        let guard = AdminAuth::new(reach(&one), token.clone(), hosts.clone());
+        let guard = AdminAuth::new(reach(&one), tokens.clone(), hosts.clone());
         let (router, address) = (router(api.clone(), guard), one.address());
         let (tasks_of_one, stop) = (tasks.clone(), stop.clone());
         tasks.spawn_local(async move {
@@ -155,7 +154,10 @@ async fn accept(bound: BoundAdmin, router: Router, tasks: TaskTracker, stop: &Ca
             let listener = UnixListener::from_std(listener)?;
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 match accepted {
-                    Ok((stream, _)) => spawn(stream, &router, &room, &tasks, stop),
+                    Ok((stream, _)) => {
+                        let peer = AdminPeer(stream.peer_cred().ok().map(|peer| peer.uid()));
+                        spawn(stream, &router.clone().layer(Extension(peer)), &room, &tasks, stop);
+                    }
                     Err(error) => pause(error).await,
                 }
             }
@@ -202,8 +204,8 @@ struct Api {
     stopping: CancellationToken,
     spawned: SpawnHandle,
     notify: NotifyHandle,
-    processes: Arc<Processes>,
     history: Arc<History>,
+    viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
     lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
@@ -221,7 +223,7 @@ impl Api {
     /// Returns the processes of all present workers.
     async fn look(&self) -> Arc<ProcessTable> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
-        self.processes.look(addresses).await
+        self.shared.processes.look(addresses).await
     }
 }
 
@@ -236,6 +238,9 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
+        paths::EVENTS => get(events::list),
+        paths::HISTORY => get(live::history),
+        paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
@@ -261,8 +266,10 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 }
 
 fn router(api: Api, guard: AdminAuth) -> Router {
+    let events = api.shared.events.clone();
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
-    layers::around(router.with_state(api), guard)
+    let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
+    layers::around(router.with_state(api), guard, events)
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {

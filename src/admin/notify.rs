@@ -1,7 +1,5 @@
 //! `/api/v1/notify`: the receivers of notifications with their queues and last outcomes, and test messages.
 
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,29 +10,8 @@ use super::api::notify::{
     BeatView, LastOutcomeView, NotifyAnswer, NotifyTestAnswer, NotifyTestOrder, ProblemView, ReceiverView, TestView,
 };
 use super::layers::WholeBody;
-use super::processes::Processes;
 use super::{Api, ApiRefusal, refuse};
-use crate::config::Address;
-use crate::notify::{NotifyState, ReceiverState, UsageReader, WorkerUsage};
-
-/// Returns what reads the usage of workers' processes, for alarms. A process that stands for several workers is no
-/// measure of one.
-pub(crate) fn usage_reader(processes: Arc<Processes>) -> UsageReader {
-    Rc::new(move |addresses: Vec<Address>| {
-        let processes = processes.clone();
-        Box::pin(async move {
-            let table = processes.look(addresses).await;
-            let own = table.workers.iter().filter(|(_, process)| !process.shared);
-            own.map(|(address, process)| (address.clone(), (process.cpu_percent.map(whole), process.memory_bytes)))
-                .collect::<WorkerUsage>()
-        })
-    })
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage, cut to its range")]
-fn whole(percent: f64) -> u64 {
-    percent.round().clamp(0.0, 1_000_000.0) as u64
-}
+use crate::notify::{NotifyState, ReceiverState};
 
 /// `GET /api/v1/notify`: the state of the notifier.
 pub(crate) async fn show(State(api): State<Api>) -> Result<Json<NotifyAnswer>, ApiRefusal> {

@@ -19,8 +19,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Authorities, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log,
-    notify, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history,
+    limits, listener, log, notify, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -122,6 +122,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         routes: Vec::new(),
         admin: AdminListener::none(),
         limits: Limits::default(),
+        history: HistoryConfig::default(),
         log: Log::default(),
         notify: Arc::default(),
     }
@@ -158,7 +159,8 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
-    let log = log::read(&mut root);
+    let history = history::read(&mut root);
+    let log = log::read(context, &mut root);
     let notify = notify::read(context, &mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
@@ -179,6 +181,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
         routes,
         admin: admin.listener,
         limits,
+        history,
         log,
         notify,
     }

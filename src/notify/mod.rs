@@ -17,8 +17,6 @@ mod render;
 mod watch;
 
 use std::cell::Cell;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::notify::Topic;
-use crate::config::{Address, NotifyRules};
+use crate::config::NotifyRules;
+use crate::events::{Event, EventKind, Severity};
 use crate::random;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
@@ -51,20 +50,16 @@ const USAGE_EVERY: Duration = Duration::from_secs(5);
 /// Time that waiting messages get when stickyd stops.
 const LAST: Duration = Duration::from_secs(2);
 
-/// Reads CPU usage and memory of the processes that listen at these addresses.
-pub(crate) type UsageReader = Rc<dyn Fn(Vec<Address>) -> Pin<Box<dyn Future<Output = WorkerUsage>>>>;
-
 /// What the notifier needs in addition to the shared state.
 pub(crate) struct NotifySettings {
-    pub(crate) usage: UsageReader,
     pub(crate) spawned: SpawnHandle,
     pub(crate) orders: mpsc::Receiver<NotifyOrder>,
 }
 
 /// Watches and tells until `stop`, and then sends what waits, for at most [`LAST`].
 pub(crate) async fn keep(shared: Arc<Shared>, settings: NotifySettings, stop: CancellationToken) {
-    let NotifySettings { usage, spawned, mut orders } = settings;
-    let mut notifier = Notifier::new(shared, usage, spawned);
+    let NotifySettings { spawned, mut orders } = settings;
+    let mut notifier = Notifier::new(shared, spawned);
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -91,7 +86,6 @@ pub(crate) async fn keep(shared: Arc<Shared>, settings: NotifySettings, stop: Ca
 /// The state of the task.
 struct Notifier {
     shared: Arc<Shared>,
-    usage: UsageReader,
     spawned: SpawnHandle,
     began: Instant,
     rules: Arc<NotifyRules>,
@@ -126,11 +120,10 @@ impl Ids {
 }
 
 impl Notifier {
-    fn new(shared: Arc<Shared>, usage: UsageReader, spawned: SpawnHandle) -> Self {
+    fn new(shared: Arc<Shared>, spawned: SpawnHandle) -> Self {
         let mut new = Self {
             rules: Arc::default(),
             shared,
-            usage,
             spawned,
             began: Instant::now(),
             watch: Watch::default(),
@@ -200,8 +193,8 @@ impl Notifier {
         {
             return usage.clone();
         }
-        let read = (self.usage)(snapshot.workers().map(|worker| worker.address.clone()).collect());
-        let usage = Arc::new(read.await);
+        let addresses = snapshot.workers().map(|worker| worker.address.clone()).collect();
+        let usage = Arc::new(watch::usage_of(&*self.shared.processes.look(addresses).await));
         self.last_usage = Some((now, usage.clone()));
         usage
     }
@@ -344,25 +337,40 @@ fn count(shared: &Shared, name: &str, result: LetterResult, why: &str) {
         LetterResult::Sent => tracing::info!(to = name, "notification sent"),
         LetterResult::Retried => tracing::warn!(to = name, why, "notification could not be sent; it is tried again"),
         LetterResult::Refused | LetterResult::Expired | LetterResult::Dropped | LetterResult::Limited => {
-            tracing::warn!(to = name, result = result.word(), why, "notification was not sent");
+            let result = result.word();
+            tracing::warn!(to = name, result, why, "notification was not sent");
+            let reason = if why.is_empty() { String::new() } else { format!(": {why}") };
+            let text = format!("notification to {name} was not sent ({result}){reason}");
+            shared.events.tell(Event::new(EventKind::Notify, Severity::Warning, text));
         }
     }
 }
 
-/// Logs what alarms have found; the other problems have log lines of their own.
-fn tell(_shared: &Shared, note: &Note) {
+/// Logs what alarms have found, as events; the other problems have events of their own.
+fn tell(shared: &Shared, note: &Note) {
     let problem = &note.problem;
     let (upstream, subject) = (&problem.key.upstream, &problem.key.subject);
-    let is_alarm = matches!(
-        problem.key.event,
-        "sockets_low" | "sockets_dropped" | "worker_cpu" | "worker_memory" | "worker_restarts" | "sessions_lost"
-    );
-    match &note.state {
-        _ if !is_alarm => {}
+    let kind = match problem.key.event {
+        "sockets_low" => EventKind::SocketsLow,
+        "sockets_dropped" => EventKind::SocketsDropped,
+        "worker_cpu" => EventKind::WorkerCpu,
+        "worker_memory" => EventKind::WorkerMemory,
+        "worker_restarts" | "sessions_lost" => EventKind::Alarm,
+        _ => return,
+    };
+    let (severity, text) = match &note.state {
         NoteState::Begun => {
             tracing::warn!(%upstream, %subject, alarm = problem.key.event, why = %problem.why, "alarm began");
+            (Severity::Warning, format!("{}: {}", problem.what, problem.why))
         }
-        NoteState::Over(_) => tracing::info!(%upstream, %subject, alarm = problem.key.event, "alarm ended"),
-        NoteState::Lasts => {}
-    }
+        NoteState::Over(_) => {
+            tracing::info!(%upstream, %subject, alarm = problem.key.event, "alarm ended");
+            (Severity::Info, format!("over: {}", problem.what))
+        }
+        NoteState::Lasts => return,
+    };
+    let event = Event::new(kind, severity, text);
+    let is_of_worker = problem.key.topic == Topic::Worker;
+    let event = if is_of_worker { event.worker(upstream, subject) } else { event.upstream(upstream) };
+    shared.events.tell(event);
 }

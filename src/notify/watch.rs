@@ -15,6 +15,7 @@ use crate::config::alarm::Alarm;
 use crate::config::notify::Topic;
 use crate::config::{Address, AdminState};
 use crate::metrics::socket_labels::Transport;
+use crate::processes::ProcessTable;
 use crate::sockets::{SHARDS, SocketRow, Sockets};
 use crate::spawn::{PoolState, SlotState};
 use crate::state::{Shared, Snapshot};
@@ -31,7 +32,15 @@ const EXPIRES: Duration = Duration::from_secs(14 * 86_400);
 const LABELS_EVERY: Duration = Duration::from_secs(10);
 
 /// CPU usage in percent of one core, and memory in bytes, of the processes of workers.
-pub(crate) type WorkerUsage = HashMap<Address, (Option<u64>, u64)>;
+pub(super) type WorkerUsage = HashMap<Address, (Option<u64>, u64)>;
+
+/// Returns the usage of workers' processes. A process that stands for several workers is no measure of one.
+pub(super) fn usage_of(table: &ProcessTable) -> WorkerUsage {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage, cut to its range")]
+    let whole = |percent: f64| percent.round().clamp(0.0, 1_000_000.0) as u64;
+    let own = table.workers.iter().filter(|(_, process)| !process.shared);
+    own.map(|(address, process)| (address.clone(), (process.cpu_percent.map(whole), process.memory_bytes))).collect()
+}
 
 /// What the look outside of the shared state has found.
 pub(super) struct Around {

@@ -7,7 +7,10 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod guards;
 mod health_checks;
+mod lookout;
+mod sampler;
 mod start_error;
 mod stop;
 
@@ -18,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
@@ -25,6 +29,7 @@ use crate::clock;
 use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
+use crate::events::{Event, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::notify::{NotifyHandle, NotifyOrder, NotifySettings};
@@ -101,17 +106,17 @@ impl Server {
         let (spawned, orders) = SpawnHandle::new();
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
+            let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } = config.admin.clone();
+            let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
             let (notify, notify_orders) = NotifyHandle::new();
             let settings = admin::AdminSettings {
-                token,
+                tokens,
                 hosts,
                 reload: reload.clone(),
                 stopping,
                 spawned: spawned.clone(),
                 notify,
-                processes: Arc::default(),
             };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
@@ -121,6 +126,13 @@ impl Server {
                 move || control_thread(shared, admin, settings, reload, tell, (spawn, orders, notify_orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
+        shared.events.tell(Event::new(
+            EventKind::Started,
+            Severity::Info,
+            format!("stickyd {} has started", env!("CARGO_PKG_VERSION")),
+        ));
+        let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
+        shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
         Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
     }
@@ -153,6 +165,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        self.shared.history.save();
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
@@ -162,7 +175,9 @@ impl Server {
 fn bind_admin(config: &AdminListener) -> Result<Vec<admin::BoundAdmin>, StartError> {
     let mut bound = Vec::new();
     for address in config.addresses() {
-        bound.extend(admin::bind(address).map_err(|error| StartError::Admin(address.clone(), error))?);
+        bound.extend(
+            admin::bind(address, config.group.as_ref()).map_err(|error| StartError::Admin(address.clone(), error))?,
+        );
     }
     Ok(bound)
 }
@@ -235,15 +250,18 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
+        tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
-        let (usage, spawned) = (admin::usage_reader(settings.processes.clone()), settings.spawned.clone());
-        let told = NotifySettings { usage, spawned, orders: notify_orders };
+        let told = NotifySettings { spawned: settings.spawned.clone(), orders: notify_orders };
         let told = tasks.spawn_local(notify::keep(shared.clone(), told, gently.clone()));
-        let tell = notify_service.run(shared.clone(), pulses, gently);
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
+        let (tell, events) = (notify_service.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_stopping(events, gently)));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
@@ -253,6 +271,13 @@ fn control_thread(
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });
+}
+
+/// Tells that stickyd stops, once it does.
+async fn say_stopping(events: Arc<Events>, gently: CancellationToken) {
+    gently.cancelled().await;
+    let text = "stickyd stops: requests may finish, tunnels are closed";
+    events.tell(Event::new(EventKind::Stopping, Severity::Info, text.to_owned()));
 }
 
 /// Shards of the pin table that are swept between two looks for ejections that are over.

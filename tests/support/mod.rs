@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod engine_io;
 pub(crate) mod engines;
@@ -20,5 +21,6 @@ pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod temp;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 pub(crate) mod tunnels;
 pub(crate) mod wait;

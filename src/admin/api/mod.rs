@@ -9,6 +9,7 @@
 
 mod bodies;
 pub mod notify;
+mod event;
 pub mod paths;
 mod session;
 mod socket;
@@ -20,6 +21,7 @@ mod worker;
 use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
+pub use event::{EventView, EventsAnswer};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{

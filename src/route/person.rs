@@ -1,0 +1,88 @@
+//! What the guards of a route know of the client of one session: whether it was admitted, and the claims of its token.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use crate::jwt::Claims;
+use crate::locks::lock;
+
+/// The client of a session, as far as its token tells.
+#[derive(Debug, Default)]
+pub struct Person {
+    /// Whether a good token has come.
+    admitted: AtomicBool,
+    /// Whether the session was found at a worker, and not made through this stickyd.
+    found: bool,
+    /// Whether the handshake had a good token of its own.
+    by_handshake: bool,
+    /// Second since 1970 at which the token expires; 0: never.
+    expires_s: AtomicU64,
+    /// Whether the time of its admission is limited already.
+    has_deadline: AtomicBool,
+    /// The expiry that is waited for; 0: none.
+    waits_for_s: AtomicU64,
+    /// The claims that labels and limits need; few, so that a session costs little.
+    values: Mutex<Vec<(Box<str>, Box<str>)>>,
+}
+
+impl Person {
+    /// A client whose token is still to come, in a CONNECT packet.
+    pub fn pending() -> Self {
+        Self::default()
+    }
+
+    /// A client of a session that this stickyd has not seen begin.
+    pub fn found() -> Self {
+        Self { found: true, ..Self::default() }
+    }
+
+    /// A client whose handshake had a good token.
+    pub fn of_handshake(claims: &Claims, wanted: &[&str]) -> Self {
+        let person = Self { by_handshake: true, ..Self::default() };
+        person.admit(claims, wanted);
+        person
+    }
+
+    /// Admits the client by a good token; the claims in `wanted` are kept.
+    pub fn admit(&self, claims: &Claims, wanted: &[&str]) {
+        let kept = wanted.iter().filter_map(|name| Some(((*name).into(), claims.text(name)?.into_boxed_str())));
+        *lock(&self.values) = kept.collect();
+        self.expires_s.store(claims.expires_s().unwrap_or(0), Relaxed);
+        self.admitted.store(true, Relaxed);
+    }
+
+    /// Whether a good token has come.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted.load(Relaxed)
+    }
+
+    /// Whether the session was found at a worker, and not made through this stickyd.
+    pub fn is_found(&self) -> bool {
+        self.found
+    }
+
+    /// Whether the handshake had a good token of its own.
+    pub fn is_admitted_by_handshake(&self) -> bool {
+        self.by_handshake
+    }
+
+    /// Second since 1970 at which the token expires.
+    pub fn expires_s(&self) -> Option<u64> {
+        Some(self.expires_s.load(Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// Whether the time of the client's admission is still to be limited; true once.
+    pub fn take_deadline(&self) -> bool {
+        !self.has_deadline.swap(true, Relaxed)
+    }
+
+    /// Whether this expiry is still to be waited for; true once per expiry.
+    pub fn take_expiry(&self, at_s: u64) -> bool {
+        self.waits_for_s.swap(at_s, Relaxed) != at_s
+    }
+
+    /// Text of a claim that was kept.
+    pub fn claim(&self, name: &str) -> Option<String> {
+        lock(&self.values).iter().find(|(known, _)| **known == *name).map(|(_, value)| value.to_string())
+    }
+}
