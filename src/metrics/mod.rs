@@ -311,12 +311,6 @@ impl Metrics {
         self.tls_handshakes.with_label_values(&[listener, version, result, resumed]).inc();
     }
 
-    /// Returns the expiry times of certificates, as listener, name and Unix time.
-    pub(crate) fn certificates(&self) -> Vec<(String, String, u64)> {
-        let all = lock(&self.certificates);
-        all.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
-    }
-
     /// Replaces the expiry times of certificates, given as listener, name and Unix time. Of several certificates with
     /// the same name (ECDSA and RSA) the earliest expiry counts.
     pub fn certificates_expire<'a>(&self, all: impl Iterator<Item = (&'a str, &'a str, u64)>) {

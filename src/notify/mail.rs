@@ -58,6 +58,9 @@ pub(super) async fn send(settings: &MailSettings, message: &Message) -> Verdict 
     tokio::time::timeout(WHOLE, delivery).await.unwrap_or_else(late)
 }
 
+/// Beginning of lettre's text, once or more, if no connection could be made.
+const UNCONNECTED: &str = "Connection error: ";
+
 /// Beginning of the reason if no connection could be made.
 const UNREACHED: &str = "cannot connect";
 
@@ -122,10 +125,11 @@ fn said(answer: Result<smtp::response::Response, smtp::Error>) -> Verdict {
         cause = next.source();
     }
     let why: String = printable(&why).chars().take(SHOWN).collect();
-    match why.strip_prefix("Connection error: ") {
-        Some(reason) => Verdict::Later(format!("{UNREACHED}: {reason}"), None),
+    let reason = why.trim_start_matches(UNCONNECTED);
+    match reason.len() < why.len() {
+        true => Verdict::Later(format!("{UNREACHED}: {reason}"), None),
         // `is_client`: the server lacks what is required, such as STARTTLS or a way to log in.
-        None if error.is_permanent() || error.is_client() => Verdict::Refused(why),
-        None => Verdict::Later(why, None),
+        false if error.is_permanent() || error.is_client() => Verdict::Refused(why),
+        false => Verdict::Later(why, None),
     }
 }

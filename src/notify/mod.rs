@@ -26,8 +26,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::notify::Topic;
 use crate::config::NotifyRules;
+use crate::config::notify::Topic;
 use crate::events::{Event, EventKind, Severity};
 use crate::random;
 use crate::spawn::SpawnHandle;
@@ -38,8 +38,7 @@ use heartbeat::Beats;
 use incidents::{Incidents, Moment, Note, NoteState};
 use message::Message;
 use outbox::{LetterResult, Outbox, Verdict};
-pub(crate) use watch::WorkerUsage;
-use watch::{Around, Watch};
+use watch::{Around, Watch, WorkerUsage};
 
 /// Interval between two looks.
 const EVERY: Duration = Duration::from_secs(1);

