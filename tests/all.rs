@@ -35,6 +35,7 @@ mod limits;
 mod logs;
 mod messages;
 mod notify;
+mod packaging;
 mod page;
 mod profile;
 mod protocols;

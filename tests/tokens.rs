@@ -1,4 +1,4 @@
-//! Who may connect (`[route.jwt]`, `users`, `refuse`): with real Socket.IO clients, and byte by byte.
+//! Tokens and users (`[route.jwt]`, `users`, `refuse`): with real Socket.IO clients, and byte by byte.
 
 mod fields;
 mod keys;

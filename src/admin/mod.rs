@@ -28,6 +28,7 @@ mod status;
 mod workers;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ const CONNECTIONS: usize = 64;
 
 /// Time for a request's head to arrive.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Time at a stop for answers and streams to send their last piece.
+const LAST_PIECE: Duration = Duration::from_millis(500);
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
@@ -190,9 +194,12 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let stop = stop.clone();
     tasks.spawn_local(async move {
-        let _seat = seat;
+        let (_seat, mut connection) = (seat, pin!(connection));
         // A broken admin connection needs no handling.
-        let _ = stop.run_until_cancelled(connection).await;
+        if stop.run_until_cancelled(connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_PIECE, connection).await;
+        }
     });
 }
 

@@ -14,10 +14,12 @@ mod explain;
 mod import;
 mod log;
 mod logs;
+mod man;
 mod notify;
 mod page;
 mod progress;
 mod quick;
+mod reference;
 mod reload;
 mod remote;
 mod service;
@@ -47,8 +49,10 @@ pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use man::ManCommand;
 pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
+pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -197,6 +201,15 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
+    /// Print every key of the configuration and every metric, as Markdown
+    ///
+    /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
+    ///
+    /// Example: stickyd reference keys
+    Reference(ReferenceCommand),
+    /// Write the manual pages of all commands into a folder
+    #[command(hide = true)]
+    Man(ManCommand),
 }
 
 /// The current folder as the shell names it: a link such as /srv/app/current stays one, because the next deployment

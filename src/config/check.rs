@@ -145,7 +145,7 @@ pub(crate) fn written(listen: &[String], workers: &[String]) -> (String, Vec<Con
     (line, listen, workers)
 }
 
-fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
+pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let secret = secret::read(context, &mut root, file);
     let state_dir = state_dir::read(context, &mut root, secret.is_none());
     let spawner = quick_spawn::spawner(context, &mut root);

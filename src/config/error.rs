@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 
+use super::asked::{Asked, Questions};
 use super::values::distance;
 use crate::printable::blanked;
 
@@ -155,11 +156,25 @@ pub(crate) struct Report<'a> {
     found: RefCell<Vec<(usize, Diagnostic)>>,
     more: Cell<usize>,
     failed: Cell<bool>,
+    /// What the readers ask, if it is to be noted.
+    questions: Option<&'a Questions>,
 }
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: String, text: &'a str) -> Self {
-        Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false) }
+        Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false), questions: None }
+    }
+
+    /// A report that also notes what the readers ask.
+    pub(crate) fn surveying(file: String, text: &'a str, questions: &'a Questions) -> Self {
+        Self { questions: Some(questions), ..Self::new(file, text) }
+    }
+
+    /// Notes what a reader asks of the table or value at a place.
+    pub(crate) fn ask(&self, at: &Span, asked: impl FnOnce() -> Asked) {
+        if let Some(questions) = self.questions {
+            questions.note(at, asked());
+        }
     }
 
     pub(crate) fn error(&self, at: &Span, message: impl Into<String>) {

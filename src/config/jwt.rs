@@ -1,4 +1,4 @@
-//! `[route.jwt]`: which tokens a route asks for, where they are, and what happens to clients without a good one.
+//! `[route.jwt]`: the tokens that a route asks for, their places in a request, and what happens to other clients.
 //!
 //! Key files are read and tried here, so that a file without a usable key is an error with a place. Left out: keys of a
 //! server (`keys = "https://…"`), which `server::jwks` fetches while stickyd runs.
@@ -57,9 +57,9 @@ pub enum TokenPlace {
     Auth(String),
     /// A header field; `Authorization` begins with `Bearer`.
     Header(HeaderName),
-    /// A query parameter.
+    /// A query parameter of this name.
     Query(String),
-    /// A cookie.
+    /// A cookie of this name.
     Cookie(String),
 }
 
@@ -114,7 +114,7 @@ const RESERVED: [&str; 14] = [
     "x-request-id",
 ];
 
-/// Reads `[route.jwt]`.
+/// Reads `[route.jwt]`, which may be missing.
 pub(crate) fn read(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc<Jwt>> {
     let mut section = route.section("jwt", "a table headed [route.jwt]")?;
     let at = section.span.clone();

@@ -4,9 +4,11 @@
 //! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
 //! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
+pub(crate) mod access;
 mod addresses;
 mod admin;
 pub(crate) mod alarm;
+mod asked;
 mod check;
 mod drain;
 mod eject;
@@ -33,6 +35,7 @@ mod secret;
 mod sources;
 pub(crate) mod spawn;
 mod state_dir;
+pub(crate) mod survey;
 mod tls;
 mod tunnels;
 mod upstream;

@@ -45,7 +45,7 @@ pub fn packets(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|byte| *byte == 0x1e)
 }
 
-/// A CONNECT packet.
+/// A CONNECT packet that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConnectPacket {
     /// The namespace as it is written in answers: empty for `/`.
@@ -55,7 +55,7 @@ pub struct ConnectPacket {
 }
 
 impl ConnectPacket {
-    /// Reads a whole packet `40…`; `None` if it is no CONNECT packet that every server reads alike.
+    /// Reads a whole packet `40…`; `None` if not every server reads it as the same CONNECT packet.
     pub fn read(packet: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(packet).ok()?.strip_prefix("40")?;
         let (namespace, rest) = split_namespace(text)?;
@@ -77,7 +77,7 @@ impl ConnectPacket {
 pub(crate) fn connected_namespace(packet: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(packet).ok()?.strip_prefix("40")?;
     let (namespace, _) = split_namespace(text)?;
-    // Protocol 3 writes the query of the namespace behind it.
+    // In protocol 3 the query of the namespace follows it.
     Some(namespace.split('?').next().unwrap_or_default().to_owned())
 }
 

@@ -1,6 +1,6 @@
 //! The keys that may verify tokens: a JWK set (RFC 7517), PEM files, or a shared secret.
 //!
-//! Each key knows its algorithms: from its own `alg`, else from its kind and curve. What is no key for signatures, or
+//! Each key knows its algorithms: from its own `alg`, else from its kind and curve. What cannot verify signatures, or
 //! of a kind that is not supported, is skipped; a set without any usable key is an error.
 
 use aws_lc_rs::digest;

@@ -13,7 +13,8 @@ mod verify;
 
 pub use claims::Claims;
 pub use keys::KeySet;
-pub use verify::{MAX_TOKEN, TokenTerms, Unverified, verify};
+pub(crate) use verify::MAX_TOKEN;
+pub use verify::{TokenTerms, Unverified, verify};
 
 /// What is wrong with a token. The word is told to the client, and stands in metrics and the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum TokenFault {
     Expired,
     /// The token is not valid yet (`nbf`).
     NotYet,
-    /// The token was issued by somebody else (`iss`).
+    /// The token has another issuer (`iss`).
     WrongIssuer,
     /// The token is meant for another service (`aud`).
     WrongAudience,

@@ -12,7 +12,7 @@ use super::claims::{Claims, time};
 use super::keys::{KeySet, VerifyingKey};
 
 /// Maximum length of a token in bytes; longer ones are malformed.
-pub const MAX_TOKEN: usize = 8_192;
+pub(crate) const MAX_TOKEN: usize = 8_192;
 
 /// Number of keys tried for a token that names none: each costs the check of a signature.
 const TRIED: usize = 8;

@@ -22,7 +22,7 @@ use crate::keys::Key;
 use crate::route::guard::GuardRefusal;
 use crate::route::jwt::{PacketJudge, PacketRefusal};
 use crate::route::live_keys::{self, Refused};
-use crate::route::person::Person;
+use crate::route::person::{Person, PersonRefusal};
 use crate::sockets::EndReason;
 use crate::state::ReplayRoom;
 use crate::state::admissions;
@@ -128,8 +128,12 @@ fn refuse(
         shared.sessions.forget(key, EndReason::Guard);
         return respond::refused(job);
     }
-    let reason = ToldReason::Token(fault);
-    let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, refusal.namespace, clock::now_ms());
+    let (reason, namespace) = (ToldReason::Token(fault), refusal.namespace);
+    let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, namespace.clone(), clock::now_ms());
+    if is_told {
+        // The client may just be moving to a WebSocket, which then tells it.
+        person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace });
+    }
     if let Some(socket) = shared.sessions.socket(key) {
         admissions::close(shared, &socket, 1008, reason.code());
     }

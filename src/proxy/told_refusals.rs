@@ -17,6 +17,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::Job;
 use super::respond;
 use super::response_body::{ClientBody, Reply};
 use crate::affinity::ask::{RequestFacts, RequestKind};
@@ -37,6 +38,9 @@ use crate::websocket::upgrade::Accept;
 /// How long a poll waits for the CONNECT packet of its session. In protocol 3, clients send none for `/`.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(3);
 const V3_CONNECTS_WITHIN: Duration = Duration::from_millis(300);
+
+/// How long a poll waits for further namespaces after the first ones were refused.
+const MORE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Maximum size of a POST of a refused session, and the time in which it has to come.
 const MAX_POST: usize = 64 * 1024;
@@ -87,7 +91,7 @@ impl ToldHandshake {
         Some(Box::new(Self { reason, upstream: upstream.clone(), format: engine.format, upgrade: ask.upgrade }))
     }
 
-    /// Answers the handshake.
+    /// Answers the handshake with an open packet.
     pub(super) fn answer<B>(self, conn: &Rc<Conn>, request: &Request<B>) -> Response<Reply> {
         let shared = &conn.thread.shared;
         let now_s = live_keys::now().unix_s;
@@ -176,13 +180,20 @@ impl ToldSession {
         post_taken(self.reason, origin)
     }
 
-    /// Waits for the session's CONNECT packets, and refuses them; without any, the namespace `/` is refused.
+    /// Waits for the session's CONNECT packets, and refuses them; without any, the namespace `/` is refused. The session
+    /// ends once no further namespace comes.
     async fn tell(&self, conn: &Conn, origin: Option<&HeaderValue>) -> Response<Reply> {
         let told = &conn.thread.shared.admissions.told;
         let full = || respond::problem(respond::Problem::Full("too many clients are being refused"));
         let Some(_place) = told.try_place() else { return full() };
         let is_v3 = self.format == PollFormat::Counted;
-        let until = Instant::now() + if is_v3 { V3_CONNECTS_WITHIN } else { CONNECTS_WITHIN };
+        let answered = told.was_answered(self.key).is_some_and(|(_, answered)| answered);
+        let until = Instant::now()
+            + match answered {
+                true => MORE_WITHIN,
+                false if is_v3 => V3_CONNECTS_WITHIN,
+                false => CONNECTS_WITHIN,
+            };
         let namespaces = loop {
             let Some(news) = told.news(self.key, clock::now_ms()) else { return full() };
             // Registered before the look, so that nothing said in between is missed.
@@ -191,15 +202,35 @@ impl ToldSession {
             if let Some((_, namespaces)) = told.take(self.key) {
                 break namespaces;
             }
-            if tokio::time::timeout_at(until, said).await.is_err() {
-                break vec![String::new()];
+            if tokio::time::timeout_at(until, said).await.is_ok() {
+                continue;
+            }
+            if answered {
+                return poll_answer(self.reason, self.format.close().unwrap_or_default().to_owned(), origin);
+            }
+            if !told.say(self.key, self.reason, String::new(), clock::now_ms()) {
+                return full();
             }
         };
         refusal(self.reason, self.format, &namespaces, origin)
     }
 }
 
-/// The answer to a poll that tells a session why it is refused and ended.
+/// The answer to a request of a session that was refused by one of its packets, and has ended; `None` if it was not.
+pub(super) async fn of_ended(job: &Job, key: Key, method: &Method) -> Option<Response<Reply>> {
+    let told = &job.conn.thread.shared.admissions.told;
+    let (reason, _) = told.was_answered(key)?;
+    let engine = job.ask.engine?;
+    let session = ToldSession { reason, key, format: engine.format, readable: true };
+    match *method {
+        Method::GET => Some(session.tell(&job.conn, job.ask.origin.as_ref()).await),
+        Method::POST => Some(post_taken(reason, job.ask.origin.as_ref())),
+        _ => None,
+    }
+}
+
+/// The answer to a poll that tells a session why it is refused. The client then leaves by itself, or names another
+/// namespace.
 pub(super) fn refusal(
     reason: ToldReason,
     format: PollFormat,
@@ -209,7 +240,10 @@ pub(super) fn refusal(
     let is_v3 = format == PollFormat::Counted;
     let of = |name: &String| engine_io::refusal_packets(is_v3, name, reason.message(), reason.code());
     let mut packets: Vec<_> = namespaces.iter().flat_map(of).collect();
-    packets.push("1".to_owned());
+    if is_v3 && namespaces.iter().all(|name| !name.is_empty()) {
+        // Such clients connect to `/` without saying so.
+        packets.extend(of(&String::new()));
+    }
     poll_answer(reason, format.body(&packets).unwrap_or_default(), origin)
 }
 

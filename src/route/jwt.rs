@@ -23,7 +23,7 @@ use crate::upstream::Upstream;
 use crate::websocket::gate::Keeper;
 
 /// The live guard of a route with `[route.jwt]`.
-pub struct JwtGuard {
+pub(crate) struct JwtGuard {
     pub(crate) config: Arc<Jwt>,
     pub(crate) keys: Arc<LiveKeys>,
     /// Names of the claims that labels and limits need.

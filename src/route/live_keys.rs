@@ -25,7 +25,7 @@ const PAUSE_MS: u64 = 30_000;
 const RETRY_MS: u64 = 1_000;
 
 /// The keys of one source.
-pub struct LiveKeys {
+pub(crate) struct LiveKeys {
     server: Option<OutboundTarget>,
     set: ArcSwapOption<KeySet>,
     fetch: Mutex<FetchState>,
@@ -47,7 +47,7 @@ struct FetchState {
 
 /// Why a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// The token is at fault.
     Fault(TokenFault),
     /// The keys are not known yet; trying again after this time may help.
@@ -56,11 +56,11 @@ pub enum Refused {
 
 /// The present time, in both forms that are needed.
 #[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Of the monotonic clock.
-    pub ms: Millis,
+pub(crate) struct Now {
+    /// Time of the monotonic clock.
+    pub(crate) ms: Millis,
     /// Seconds since 1970.
-    pub unix_s: u64,
+    pub(crate) unix_s: u64,
 }
 
 impl LiveKeys {
@@ -157,7 +157,7 @@ impl LiveKeys {
     }
 }
 
-/// The present time.
+/// Reads both clocks once.
 pub(crate) fn now() -> Now {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Now { ms: crate::clock::now_ms(), unix_s: since.as_secs() }

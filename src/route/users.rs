@@ -14,7 +14,7 @@ use crate::sockets::Socket;
 const SHARDS: usize = 16;
 
 /// The live sockets of the users of one route.
-pub struct Users {
+pub(crate) struct Users {
     limit: UserLimit,
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Vec<Weak<Socket>>>>; SHARDS],

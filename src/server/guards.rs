@@ -1,5 +1,5 @@
-//! The control thread's part of guards: fetches the keys of tokens, closes sockets whose time has come, and forgets what
-//! is over.
+//! The control thread's part of guards: fetches the keys of tokens, closes sockets whose time has come, and forgets
+//! what is over.
 
 use std::sync::Arc;
 use std::time::Duration;

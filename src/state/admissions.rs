@@ -1,4 +1,4 @@
-//! What guards remember of sessions: their clients ([`Person`]), what is due for them, and who was refused.
+//! What guards remember of sessions: their clients ([`Person`]), what is due for them, and refusals.
 //!
 //! A client is remembered while its session polls, and otherwise for [`KEPT`]. Sockets that have to end at a known time
 //! (a token that expires, a CONNECT packet that never comes) wait in one heap, which the control thread looks at.
@@ -19,7 +19,7 @@ use crate::keys::Key;
 use crate::locks::lock;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys;
-use crate::route::person::Person;
+use crate::route::person::{Person, PersonRefusal};
 use crate::sockets::{EndReason, Socket, Transport};
 use crate::websocket::frames::CloseCode;
 
@@ -32,7 +32,7 @@ const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// Maximum number of sockets that wait for their end: as many as sockets are listed by default.
 const MOST_DUE: usize = 1 << 20;
 
-/// What guards remember.
+/// What guards remember of sessions.
 pub(crate) struct Admissions {
     persons: Pins<Arc<Person>>,
     /// Sessions that are refused in their own protocol.
@@ -48,7 +48,7 @@ struct Due {
 }
 
 enum DueReason {
-    /// Its token expires.
+    /// The token of its client expires.
     Expiry,
     /// Its client must have been admitted by then.
     Admission(Arc<Person>),
@@ -134,12 +134,23 @@ pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Pe
             upstream.series().turned(crate::metrics::GuardLabel::Users);
         }
         let is_new = Arc::ptr_eq(&over, socket);
-        if is_new && users.limit().refuse == Refuse::Told && over.transport() == Transport::Polling {
-            let name = &over.worker().upstream;
-            let key = over.with_texts(|sid, _| shared.sessions.keys.key(name, sid));
-            let _ = shared.admissions.told.say(key, ToldReason::TooMany, String::new(), clock::now_ms());
+        if is_new && users.limit().refuse == Refuse::Told {
+            tell_too_many(shared, person, &over);
         }
         close(shared, &over, 4409, ToldReason::TooMany.code());
+    }
+}
+
+/// Lets the next answer to a new socket tell its client that its user has too many.
+fn tell_too_many(shared: &Shared, person: Option<&Arc<Person>>, socket: &Arc<Socket>) {
+    let reason = ToldReason::TooMany;
+    if let Some(person) = person {
+        person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace: String::new() });
+    }
+    if socket.transport() == Transport::Polling {
+        let name = &socket.worker().upstream;
+        let key = socket.with_texts(|sid, _| shared.sessions.keys.key(name, sid));
+        let _ = shared.admissions.told.say(key, reason, String::new(), clock::now_ms());
     }
 }
 

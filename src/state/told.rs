@@ -128,6 +128,8 @@ pub(crate) struct ToldTable {
 struct ToldEntry {
     reason: Option<ToldReason>,
     namespaces: Vec<String>,
+    /// Whether any namespace was told before.
+    answered: bool,
     until_ms: Millis,
     news: Arc<Notify>,
 }
@@ -172,12 +174,19 @@ impl ToldTable {
         true
     }
 
-    /// Takes what a refused session has said.
+    /// Takes the namespaces that a refused session has named since the last call; `None` if there are none.
     pub(crate) fn take(&self, key: Key) -> Option<(ToldReason, Vec<String>)> {
         let mut entries = lock(&self.entries);
-        entries.get(&key)?.reason?;
-        let entry = entries.remove(&key)?;
-        Some((entry.reason?, entry.namespaces))
+        let entry = entries.get_mut(&key).filter(|entry| !entry.namespaces.is_empty())?;
+        entry.answered = true;
+        Some((entry.reason?, std::mem::take(&mut entry.namespaces)))
+    }
+
+    /// Whether a refused session was told so before; `None` if it is not known.
+    pub(crate) fn was_answered(&self, key: Key) -> Option<(ToldReason, bool)> {
+        let entries = lock(&self.entries);
+        let entry = entries.get(&key)?;
+        Some((entry.reason?, entry.answered))
     }
 
     /// Returns what tells that the session has said something; `None` if the table is full.
@@ -197,7 +206,7 @@ fn entry(entries: &mut HashMap<Key, ToldEntry>, key: Key, now: Millis) -> Option
         return None;
     }
     let until_ms = now.saturating_add(std::time::Duration::from_millis(KEPT_MS));
-    let new = || ToldEntry { reason: None, namespaces: Vec::new(), until_ms, news: Arc::default() };
+    let new = || ToldEntry { reason: None, namespaces: Vec::new(), answered: false, until_ms, news: Arc::default() };
     Some(entries.entry(key).or_insert_with(new))
 }
 
@@ -245,6 +254,7 @@ mod tests {
         assert!(table.say(key(0), ToldReason::Origin, "/chat".to_owned(), now), "a known session is remembered");
         assert_eq!(table.take(key(0)), Some((ToldReason::Origin, vec![String::new(), "/chat".to_owned()])));
         assert_eq!(table.take(key(0)), None);
+        assert_eq!(table.was_answered(key(0)), Some((ToldReason::Origin, true)));
         table.sweep(now.saturating_add(std::time::Duration::from_secs(11)));
         assert!(table.has_room());
     }

@@ -11,11 +11,10 @@ use crate::metrics::GuardLabel;
 use crate::route::guard::{GuardRefusal, RouteGuard};
 use crate::route::jwt::{PacketJudge, PacketRefusal};
 use crate::route::live_keys::{self, Refused};
-use crate::route::person::Person;
+use crate::route::person::{Person, PersonRefusal};
 use crate::sockets::Socket;
 use crate::state::Shared;
 use crate::state::admissions;
-use crate::state::told::ToldReason;
 use crate::upstream::UpstreamMemory;
 use crate::websocket::frames::{CloseCode, text_frame};
 use crate::websocket::gate::Gate;
@@ -30,14 +29,6 @@ pub(crate) struct TunnelGate {
     socket: Weak<Socket>,
     refused: Option<PacketRefusal>,
     is_told: bool,
-}
-
-/// How a client is told that it is refused.
-pub(crate) struct GateRefusal {
-    /// A message that goes before the Close; empty if there is none.
-    pub(crate) text: Vec<u8>,
-    pub(crate) code: CloseCode,
-    pub(crate) reason: &'static str,
 }
 
 impl TunnelGate {
@@ -70,6 +61,11 @@ impl TunnelGate {
         let admitted = judge.admitted;
         if let Err(refusal) = result {
             self.upstream.series.turned(GuardRefusal::of_token(refusal.why, Refuse::Http).label());
+            let is_told = guard.refuse() == Refuse::Told && !self.person.is_found();
+            if let (true, Refused::Fault(fault)) = (is_told, refusal.why) {
+                let (message, code, namespace) = (fault.message(), fault.code(), refusal.namespace.clone());
+                self.person.refuse(PersonRefusal { message, code, namespace });
+            }
             self.refused = Some(refusal);
         }
         if admitted && let Some(socket) = self.socket.upgrade() {
@@ -83,21 +79,21 @@ impl TunnelGate {
         self.refused.is_some() && !std::mem::replace(&mut self.is_told, true)
     }
 
-    /// How the client is told of the refusal.
-    pub(crate) fn refusal(&self) -> Option<GateRefusal> {
-        let PacketRefusal { why, namespace } = self.refused.as_ref()?;
-        let close = |code, reason| GateRefusal { text: Vec::new(), code, reason };
+    /// The code and reason of the Close after a packet was refused.
+    pub(crate) fn refusal(&self) -> Option<(CloseCode, &'static str)> {
+        let PacketRefusal { why, .. } = self.refused.as_ref()?;
         Some(match why {
             // Another try may help in these two cases, so the client is to come back.
-            Refused::NoKeys(_) => close(CloseCode::TRY_AGAIN_LATER, GuardLabel::JwtKeys.word()),
-            Refused::Fault(_) if self.person.is_found() => close(CloseCode::SERVICE_RESTART, ""),
-            Refused::Fault(fault) => {
-                let reason = ToldReason::Token(*fault);
-                let is_told = self.watch.jwt.as_ref().is_some_and(|jwt| jwt.refuse() == Refuse::Told);
-                let packets = engine_io::refusal_packets(false, namespace, reason.message(), reason.code());
-                let text = if is_told { packets.iter().flat_map(|one| text_frame(one)).collect() } else { Vec::new() };
-                GateRefusal { text, code: CloseCode::POLICY, reason: reason.code() }
-            }
+            Refused::NoKeys(_) => (CloseCode::TRY_AGAIN_LATER, GuardLabel::JwtKeys.word()),
+            Refused::Fault(_) if self.person.is_found() => (CloseCode::SERVICE_RESTART, ""),
+            Refused::Fault(fault) => (CloseCode::POLICY, fault.code()),
         })
+    }
+
+    /// The message that tells the client why it is refused, before the Close; empty if there is none.
+    pub(crate) fn told(&self) -> Vec<u8> {
+        let Some(PersonRefusal { message, code, namespace }) = self.person.refusal() else { return Vec::new() };
+        let packets = engine_io::refusal_packets(false, &namespace, message, code);
+        packets.iter().flat_map(|one| text_frame(one)).collect()
     }
 }

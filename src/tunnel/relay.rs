@@ -213,8 +213,8 @@ impl Relay {
         self.terms.socket.parts();
         self.up.rest = Bytes::new();
         self.up.finish();
-        if let Some(refusal) = self.terms.gate.as_ref().and_then(|gate| gate.refusal()) {
-            self.close(refusal.code);
+        if let Some((code, _)) = self.terms.gate.as_ref().and_then(|gate| gate.refusal()) {
+            self.close(code);
         }
         self.wait_at_most(ECHO);
     }
@@ -291,18 +291,15 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
-            let refusal = self.terms.gate.as_ref().and_then(|gate| gate.refusal());
-            if let Some(refusal) = refusal {
-                // Between two frames of a message, no other message may stand (RFC 6455 §5.4).
-                let text = if self.down.observer.at_message_boundary() { refusal.text } else { Vec::new() };
-                self.down.rest = [&text, close_frame(refusal.code, refusal.reason).as_ref()].concat().into();
-                self.down.sink = Sink::Muted;
-                return;
-            }
+            let gate = self.terms.gate.as_ref();
+            // Between two frames of a message, no other message may stand (RFC 6455 §5.4).
+            let gate_told = gate.filter(|_| self.down.observer.at_message_boundary()).map(|gate| gate.told());
+            let refusal = gate.and_then(|gate| gate.refusal());
             let told = self.live.is_closing() || self.terms.socket.is_ordered();
             let farewell = if told { self.terms.farewell() } else { None };
             let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
-            self.down.rest = Bytes::copy_from_slice(close_frame(code, reason).as_ref());
+            let (code, reason) = refusal.unwrap_or((code, reason));
+            self.down.rest = [&*gate_told.unwrap_or_default(), close_frame(code, reason).as_ref()].concat().into();
             self.down.sink = Sink::Muted;
         }
     }

@@ -91,7 +91,8 @@ async fn tell(io: &mut ClientIo, early: Bytes, plan: &RefusalPlan) -> std::io::R
             Err(_) => break,
         }
     }
-    if !told {
+    // Clients of protocol 3 connect to `/` without saying so.
+    if !told || plan.is_v3 {
         refuse(io, plan, "").await?;
     }
     io.write_all(close_frame(CloseCode::POLICY, plan.reason.code()).as_ref()).await?;

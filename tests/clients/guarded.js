@@ -52,7 +52,7 @@ const sockets = namespaces.map((namespace) => {
   socket.on('connect_error', refused);
   if (version < 3) socket.on('error', refused);
   socket.on('disconnect', (reason, details) => {
-    say('disconnect', { ...at, reason, code: details?.description?.code ?? details?.code ?? null, text: details?.description?.reason ?? null });
+    say('disconnect', { ...at, reason, code: details?.context?.code ?? null, text: details?.context?.reason?.toString() ?? null });
     quiet();
   });
   return socket;

@@ -11,7 +11,7 @@ use super::process::{PATIENCE, Process, clients_dir};
 /// The secret of every issuer here.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-/// Seconds since 1970.
+/// The current second since 1970.
 pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
@@ -42,7 +42,7 @@ impl Guarded {
         Self { process: Process::start("node", ["guarded.js", &options.to_string()]), said: Vec::new() }
     }
 
-    /// Starts python-socketio.
+    /// Starts python-socketio with these options.
     pub(crate) fn start_python(options: &Value) -> Self {
         let python = clients_dir().join(".venv/bin/python");
         Self { process: Process::start(python, ["guarded.py", &options.to_string()]), said: Vec::new() }
@@ -66,6 +66,15 @@ impl Guarded {
         });
         let found = found.await;
         found.unwrap_or_else(|_| panic!("no {name}: {:?}", self.said))
+    }
+
+    /// Waits until each of these events has come, in any order.
+    pub(crate) async fn events(&mut self, names: &[&str]) {
+        let is_missing =
+            |said: &[Value], name: &str| all(said, name).len() < names.iter().filter(|one| **one == name).count();
+        while let Some(missing) = names.iter().find(|name| is_missing(&self.said, name)) {
+            self.event(missing).await;
+        }
     }
 
     /// Sends a command to the client.

@@ -19,9 +19,7 @@ async fn real_clients_with_a_good_token_connect() {
         let options = json!({"url": proxy.url(""), "transports": transports, "auth": good,
             "namespaces": ["/", "/other"], "stays": true});
         let mut client = Guarded::start(&options);
-        client.event("connect").await;
-        client.event("connect").await;
-        client.event("echo").await;
+        client.events(&["connect", "connect", "echo"]).await;
         // After the upgrade, too.
         client.command("emit /").await;
         client.event("echo").await;

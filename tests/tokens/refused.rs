@@ -164,10 +164,11 @@ fn a_told_session_is_answered_by_any_stickyd_with_the_secret_and_no_worker() {
     let post = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     assert_eq!(Raw::connect(two.address).ask(&post).text(), "ok");
     let told = Raw::connect(two.address).get(&target);
-    let packet = "44/chat,{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}\u{1e}1";
+    let packet = "44/chat,{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}";
     assert_eq!((told.status(), told.text()), (200, packet));
+    assert_eq!(Raw::connect(two.address).get(&target).text(), "1", "no further namespace has come");
     // Without a CONNECT packet, which another stickyd may have got, the namespace `/` is told.
-    let root = "44{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}\u{1e}1";
+    let root = "44{\"message\":\"token missing\",\"data\":{\"code\":\"token_missing\"}}";
     assert_eq!(Raw::connect(one.address).get(&target).text(), root);
     let preflight = format!(
         "OPTIONS {target} HTTP/1.1\r\nHost: a\r\nOrigin: https://a.example\r\n\

@@ -1,5 +1,5 @@
-//! Packets and frames of clients that are not admitted yet. Input: how the bytes are cut, then frames of a client; all of
-//! it is also taken as the body of a POST.
+//! Packets and frames of clients that are not admitted yet. Input: how the bytes are cut, then frames of a client; all
+//! of it is also taken as the body of a POST.
 
 use stickyd::testing::engine_io::{ConnectPacket, PacketKind, packet_kind, packets};
 use stickyd::testing::websocket::{Gate, Keeper};
