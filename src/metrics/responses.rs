@@ -83,7 +83,6 @@ fn resolve(all: &IntCounterVec, upstream: &str) -> ResponseSeries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::catalogue::Registrar;
 
     #[test]
     fn every_status_has_its_class() {
