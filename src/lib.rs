@@ -32,6 +32,7 @@ mod locks;
 mod metrics;
 mod min_rate;
 mod net;
+mod networks;
 mod outbound;
 mod printable;
 mod processes;

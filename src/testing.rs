@@ -36,9 +36,9 @@ pub mod clock {
 pub mod config {
     pub use crate::config::{
         AdminAddress, AdminState, Affinity, Buffers, CheckTarget, ClientAuth, Config, Diagnostic, Drain, Eject, Errors,
-        Expected, Health, HealthKind, Limits, Listener, Log, LogFormat, Redirect, RemovedPolicy, SameSite, Severity,
-        Tls, Tunnels, Upstream, check_level, for_command_line, guards, labels, load, load_with_warnings, parse,
-        parse_with, rules,
+        Expected, Health, HealthKind, HistoryConfig, Limits, Listener, Log, LogFormat, Redirect, RemovedPolicy,
+        SameSite, Severity, Tls, Tunnels, Upstream, check_level, for_command_line, guards, labels, load,
+        load_with_warnings, parse, parse_with, rules,
     };
 }
 

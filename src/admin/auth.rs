@@ -100,7 +100,7 @@ impl AdminAuth {
         self.reach
     }
 
-    /// Returns who sends a request, for events: what is known for certain and is no secret.
+    /// Returns the sender of a request for events: only what is certain, and never a secret.
     fn operator(&self, request: &Request) -> String {
         match self.tokens.role(request.headers()) {
             Some(AdminRole::Writes) => return "the bearer of the token".to_owned(),

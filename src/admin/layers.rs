@@ -108,7 +108,7 @@ async fn explain_timeout(mut response: Response) -> Response {
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) path: String,
-    /// Who asked, as far as it is known.
+    /// The sender of the request, as far as it is known.
     pub(crate) operator: String,
 }
 

@@ -1,12 +1,12 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
-//! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
-//! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
-//! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
-//! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. The same addresses serve a page for browsers (`page`).
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file.
+//! Access to the socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On
+//! every address, a request without a token needs a Host that no foreign page can name (DNS rebinding), and writing
+//! needs a header field of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's
+//! address (`config` and the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also
+//! served, and which the tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
@@ -27,6 +27,7 @@ mod status;
 mod workers;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,9 @@ const CONNECTIONS: usize = 64;
 
 /// Time for a request's head to arrive.
 const HEAD: Duration = Duration::from_secs(10);
+
+/// Time at a stop for answers and streams to send their last piece.
+const LAST_PIECE: Duration = Duration::from_millis(500);
 
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
@@ -185,9 +189,12 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let stop = stop.clone();
     tasks.spawn_local(async move {
-        let _seat = seat;
+        let (_seat, mut connection) = (seat, pin!(connection));
         // A broken admin connection needs no handling.
-        let _ = stop.run_until_cancelled(connection).await;
+        if stop.run_until_cancelled(connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_PIECE, connection).await;
+        }
     });
 }
 

@@ -1,5 +1,6 @@
 //! Guards, which reject requests before they reach a worker: `origins`, `allow`, `deny`, `rate` and `users` of a
-//! `[[route]]`, and `rate` of an `[upstream.NAME]`; tokens are read in `jwt`.
+//! `[[route]]`, and `rate` of an `[upstream.NAME]`; tokens are read in `jwt`, passwords, other services and files of
+//! networks in `access`.
 //!
 //! They are read here and brought into a form that can be compared; how requests are judged by them is in
 //! `proxy::guard`.
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access::{self, BasicAuth, ForwardAuth};
 use super::check::Context;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::jwt::Jwt;
 use super::listener;
 use super::routes::check_host;
 use super::values::word;
+use crate::networks::NetworkSet;
 
 /// The guards of a route. By default, all requests pass. A reload applies them, and keeps the counts if the rates are
 /// unchanged.
@@ -27,6 +30,10 @@ pub struct Guards {
     pub allow: Vec<IpNet>,
     /// Networks from which clients are rejected, even if `allow` contains them.
     pub deny: Vec<IpNet>,
+    /// Further networks from which clients may connect, of `allow_file`. `None`: there is no such file.
+    pub allow_list: Option<Arc<NetworkSet>>,
+    /// Further networks from which clients are rejected, of `deny_file`.
+    pub deny_list: Option<Arc<NetworkSet>>,
     /// How requests of other origins are refused; default: by HTTP.
     pub refuse_origins: Refuse,
     /// Rate limits for each client address (IPv6 by /64), or for each user.
@@ -37,6 +44,10 @@ pub struct Guards {
     pub jwt: Option<Arc<Jwt>>,
     /// Limit of the sockets of one user; `None`: no limit.
     pub users: Option<UserLimit>,
+    /// Passwords that the route asks for; `None`: none.
+    pub basic: Option<Arc<BasicAuth>>,
+    /// Another service that decides about handshakes and upgrades.
+    pub forward: Option<Arc<ForwardAuth>>,
 }
 
 /// How a guard refuses a client for which trying again cannot help.
@@ -156,10 +167,14 @@ pub(crate) fn read(context: &Context<'_>, section: &mut Section<'_>) -> Guards {
         refuse_origins,
         allow: networks(section, "allow"),
         deny: networks(section, "deny"),
+        allow_list: access::networks(context, section, "allow_file"),
+        deny_list: access::networks(context, section, "deny_file"),
         rate,
         rate_by,
         jwt: super::jwt::read(context, section),
         users: users(context, section),
+        basic: access::basic(context, section),
+        forward: access::forward(context, section),
     }
 }
 

@@ -4,6 +4,7 @@
 //! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
 //! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
+pub(crate) mod access;
 mod addresses;
 mod admin;
 mod asked;

@@ -120,6 +120,14 @@ fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Opti
             help,
         );
     }
+    let reads_field = guards.jwt.as_ref().is_some_and(|jwt| {
+        jwt.from.iter().any(|place| matches!(place, TokenPlace::Header(name) if *name == hyper::header::AUTHORIZATION))
+    });
+    if guards.basic.is_some() && reads_field {
+        let message = "`basic` and [route.jwt] both read the Authorization field";
+        let help = "take the token from elsewhere, such as from = [\"auth:token\"], or remove one of the two";
+        context.report.error_help(at, message, help);
+    }
     let claims_unused = guards.jwt.as_ref().is_some_and(|jwt| !jwt.is_for_all);
     if claims_unused && guards.rate.requests.is_some() && matches!(guards.rate_by, Some(UserSource::Claim(_))) {
         let help = "write on = \"all\" in [route.jwt], or limit `handshakes` only";
@@ -223,7 +231,7 @@ mod tests {
             host: (!host.is_empty()).then(|| host.to_owned()),
             path: path.to_owned(),
             upstream: 0,
-            guards: guards::Guards::default(),
+            guards: Guards::default(),
             broadcast: None,
             status: None,
         };

@@ -89,10 +89,16 @@ pub enum GuardLabel {
     JwtWrongSignature,
     /// The token lacks a required claim.
     JwtForbidden,
+    /// The request has no user with the right password.
+    Basic,
+    /// Another service has refused the request.
+    Auth,
+    /// There was no verdict: the other service did not answer, or too many passwords wait to be checked.
+    AuthFailed,
 }
 
 impl GuardLabel {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Origin,
         Self::Network,
         Self::RateRequests,
@@ -111,6 +117,9 @@ impl GuardLabel {
         Self::JwtWrongAudience,
         Self::JwtWrongSignature,
         Self::JwtForbidden,
+        Self::Basic,
+        Self::Auth,
+        Self::AuthFailed,
     ];
 
     /// Returns the label for a fault of a token.
@@ -148,6 +157,9 @@ impl GuardLabel {
             Self::JwtWrongAudience => "jwt_wrong_audience",
             Self::JwtWrongSignature => "jwt_wrong_signature",
             Self::JwtForbidden => "jwt_forbidden",
+            Self::Basic => "basic",
+            Self::Auth => "auth",
+            Self::AuthFailed => "auth_failed",
         }
     }
 }

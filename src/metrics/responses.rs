@@ -82,8 +82,8 @@ fn resolve(all: &IntCounterVec, upstream: &str) -> ResponseSeries {
 
 #[cfg(test)]
 mod tests {
-    use crate::metrics::catalogue::Registrar;
     use super::*;
+    use crate::metrics::catalogue::Registrar;
 
     #[test]
     fn every_status_has_its_class() {

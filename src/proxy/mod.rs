@@ -1,5 +1,6 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access;
 mod access_line;
 pub(crate) mod access_log;
 mod admission;
@@ -51,6 +52,7 @@ use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
+use crate::route::access::AccessGuard;
 use crate::route::guard::{self, Passed, RouteGuard};
 use crate::route::person::Person;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
@@ -92,6 +94,10 @@ pub struct Job {
     passed: Option<Box<Passed>>,
     /// The rules of which claims go to workers, if any route has such.
     claim_rules: Option<Arc<GlobalRules>>,
+    /// Guards that have yet to be asked, because their verdict takes time; empty for nearly every request.
+    gates: Vec<Arc<AccessGuard>>,
+    /// Whether the request is a handshake or an upgrade; known if there are such guards.
+    is_opening: bool,
     /// Memory of a body that was read to be judged.
     room: Option<ReplayRoom>,
 }
@@ -196,11 +202,23 @@ where
     let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
+    let mut read = fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record));
+    if let Ok(job) = &mut read
+        && !job.gates.is_empty()
+        && let Err(refusal) = Box::pin(access::ask(job, &request)).await
+    {
+        let response = Box::new(refusal.answer(job, &request));
+        read = Err(Rejection::ByAccess { response, client: job.client });
+    }
+    let mut response = match read {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
             respond::turned_away(reason, is_upgrade, request.uri().query(), request.headers())
+        }
+        Err(Rejection::ByAccess { response, client }) => {
+            record.comes_from(client);
+            *response
         }
         Err(Rejection::Told { handshake, client }) => {
             record.comes_from(client);
@@ -350,6 +368,8 @@ enum Rejection {
         /// Client that the access log names.
         client: Client,
     },
+    /// A guard that took time for its verdict rejected it.
+    ByAccess { response: Box<Response<Reply>>, client: Client },
     /// A guard rejected a handshake, and its client is told so in its own protocol.
     Told { handshake: Box<ToldHandshake>, client: Client },
     /// It belongs to a session that a guard has rejected.
@@ -376,7 +396,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
-    let mut guarded = None;
+    let (mut guarded, mut gates) = (None, Vec::new());
     if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
         let own = told::authority(conn, request.headers(), host);
@@ -392,6 +412,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
                 None => Rejection::ByGuard { reason, is_upgrade, client },
             }
         })?;
+        gates.extend(found.guards().filter_map(|watch| watch.access.clone()));
         guarded = found.watch.filter(|watch| watch.knows_clients()).map(|watch| (watch.clone(), passed));
     }
     if let Some(route) = found.route.filter(|route| route.status.as_deref() == Some(request.uri().path())) {
@@ -410,6 +431,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.try_admit_tunnel(client.address) {
         return Err(Problem::Full("this client address has reached its limit of WebSockets").into());
     }
+    let is_opening = !gates.is_empty() && guard::is_opening(upstream, request, &ask);
     Ok(Job {
         conn: conn.clone(),
         upstream: upstream.clone(),
@@ -424,6 +446,8 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         watch,
         passed,
         claim_rules: (!snapshot.rules.claim_fields.is_empty()).then(|| snapshot.rules.clone()),
+        gates,
+        is_opening,
         room: None,
     })
 }

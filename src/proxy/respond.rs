@@ -299,6 +299,9 @@ fn reason_of(guard: GuardLabel) -> &'static str {
         GuardLabel::JwtWrongAudience => TokenFault::WrongAudience.code(),
         GuardLabel::JwtWrongSignature => TokenFault::WrongSignature.code(),
         GuardLabel::JwtForbidden => TokenFault::Forbidden.code(),
+        GuardLabel::Basic => "no user with the right password",
+        GuardLabel::Auth => "refused by the service of `auth`",
+        GuardLabel::AuthFailed => "no verdict of a guard in time",
     }
 }
 
@@ -314,7 +317,12 @@ pub(crate) fn turned_away(
     let (status, message, code) = match turned {
         GuardRefusal::Forbidden(..) => (StatusCode::FORBIDDEN, "Forbidden", None),
         GuardRefusal::TooOften(..) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests", None),
-        GuardRefusal::NoKeys(_) => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", None),
+        GuardRefusal::NoPassword => (StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        GuardRefusal::Denied(StatusCode::FORBIDDEN) => (StatusCode::FORBIDDEN, "Forbidden", None),
+        GuardRefusal::Denied(_) => (StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        GuardRefusal::NoKeys(_) | GuardRefusal::NoVerdict(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", None)
+        }
         GuardRefusal::TooMany(_) => {
             (StatusCode::TOO_MANY_REQUESTS, ToldReason::TooMany.message(), Some(ToldReason::TooMany.code()))
         }
@@ -336,7 +344,7 @@ pub(crate) fn turned_away(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let GuardRefusal::TooOften(_, wait) | GuardRefusal::NoKeys(wait) = turned {
+    if let GuardRefusal::TooOften(_, wait) | GuardRefusal::NoKeys(wait) | GuardRefusal::NoVerdict(wait) = turned {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }

@@ -12,9 +12,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
 
+use super::access::AccessGuard;
 use super::jwt::{HeadVerdict, JwtGuard};
 use super::live_keys::{self, LiveKeys, Now, Refused};
 use super::person::Person;
@@ -29,6 +30,7 @@ use crate::header_list::has_token;
 use crate::jwt::{Claims, TokenFault};
 use crate::keys::{AddressHash, Key};
 use crate::metrics::GuardLabel;
+use crate::networks::NetworkSet;
 use crate::route::RouteMatch;
 use crate::sockets::labels;
 use crate::telemetry::say_full;
@@ -48,6 +50,12 @@ pub(crate) enum GuardRefusal {
     NoKeys(Duration),
     /// The user has as many sockets as allowed.
     TooMany(Refuse),
+    /// The request has no user with the right password.
+    NoPassword,
+    /// Another service has refused the request with this status, 401 or 403.
+    Denied(StatusCode),
+    /// The guard has no verdict; the client may retry after this time.
+    NoVerdict(Duration),
 }
 
 impl GuardRefusal {
@@ -58,6 +66,9 @@ impl GuardRefusal {
             Self::Token(fault, _) => GuardLabel::of_fault(fault),
             Self::NoKeys(_) => GuardLabel::JwtKeys,
             Self::TooMany(_) => GuardLabel::Users,
+            Self::NoPassword => GuardLabel::Basic,
+            Self::Denied(_) => GuardLabel::Auth,
+            Self::NoVerdict(_) => GuardLabel::AuthFailed,
         }
     }
 
@@ -77,6 +88,8 @@ pub struct RouteGuard {
     pub(crate) jwt: Option<JwtGuard>,
     /// The live sockets of each user; `None` without a limit.
     pub(crate) users: Option<Arc<Users>>,
+    /// Guards that have to wait for their verdict; `None` if there are none.
+    pub(crate) access: Option<Arc<AccessGuard>>,
     /// Hashes the names of users, for their rates.
     hasher: RandomState,
     /// Claims that the labels of the upstream read.
@@ -122,8 +135,9 @@ impl RouteGuard {
         let of_limits = by.into_iter().flatten().filter_map(UserSource::claim).map(str::to_owned);
         let wanted: Vec<_> = label_claims.iter().cloned().chain(of_limits).collect();
         let jwt = guards.jwt.as_ref().map(|jwt| JwtGuard::new(jwt, wanted, known_keys));
+        let access = AccessGuard::follow(guards, before.and_then(|before| before.access.as_ref()));
         let hasher = RandomState::new();
-        Some(Arc::new(Self { guards: guards.clone(), limits, jwt, users, hasher, label_claims }))
+        Some(Arc::new(Self { guards: guards.clone(), limits, jwt, users, access, hasher, label_claims }))
     }
 
     /// Whether the guard concerns tokens or users.
@@ -158,8 +172,13 @@ impl RouteGuard {
 
     fn judge<B>(&self, request: &Request<B>, asked: &GuardedRequest<'_>) -> Result<(), GuardRefusal> {
         let GuardedRequest { ask, client, own, .. } = asked;
-        let is_allowed = self.guards.allow.is_empty() || client.is_within(&self.guards.allow);
-        if !is_allowed || client.is_within(&self.guards.deny) {
+        let Guards { allow, deny, allow_list, deny_list, .. } = &self.guards;
+        let is_listed = |list: &Option<Arc<NetworkSet>>| {
+            list.as_ref().is_some_and(|list| client.known && list.contains(client.address))
+        };
+        let is_open = allow.is_empty() && allow_list.is_none();
+        let is_allowed = is_open || client.is_within(allow) || is_listed(allow_list);
+        if !is_allowed || client.is_within(deny) || is_listed(deny_list) {
             return Err(GuardRefusal::Forbidden(GuardLabel::Network, Refuse::Http));
         }
         match &self.guards.origins {
@@ -318,6 +337,11 @@ fn check_user<B>(
         }
     }
     Ok(())
+}
+
+/// Whether the request is a handshake or an upgrade.
+pub(crate) fn is_opening<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
+    ask.upgrade.is_some() || opens(upstream, request, ask)
 }
 
 /// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.

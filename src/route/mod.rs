@@ -4,6 +4,9 @@
 //! (`readings`): its normal form chooses the route, and where a worker may read another path, the guards of that
 //! path's route apply as well. Paths are case-sensitive.
 
+pub(crate) mod access;
+pub(crate) mod basic;
+pub(crate) mod forward_auth;
 pub(crate) mod guard;
 mod host;
 pub(crate) mod jwt;

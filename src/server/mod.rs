@@ -29,7 +29,7 @@ use crate::clock;
 use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
-use crate::events::{Event, EventKind, Events, Severity};
+use crate::events::{Event, EventFilter, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
@@ -117,11 +117,6 @@ impl Server {
             let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
-        shared.events.tell(Event::new(
-            EventKind::Started,
-            Severity::Info,
-            format!("stickyd {} has started", env!("CARGO_PKG_VERSION")),
-        ));
         let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
         shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
@@ -250,7 +245,7 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
-        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_stopping(events, gently)));
+        tasks.spawn_local(say_stopping(events, gently));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
@@ -265,6 +260,8 @@ async fn say_stopping(events: Arc<Events>, gently: CancellationToken) {
     gently.cancelled().await;
     let text = "stickyd stops: requests may finish, tunnels are closed";
     events.tell(Event::new(EventKind::Stopping, Severity::Info, text.to_owned()));
+    // Passed on now: the task that does it otherwise may have ended.
+    events.page(&EventFilter::default(), 0);
 }
 
 /// Shards of the pin table that are swept between two looks for ejections that are over.

@@ -57,7 +57,7 @@ pub struct OpeningRequest<'a> {
 }
 
 /// Gives the text of a claim, by its name.
-pub type ClaimTexts<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type ClaimTexts<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl SocketFacts {
     /// Reads the facts from a request head.

@@ -125,6 +125,8 @@ impl GlobalRules {
         let routes = config.routes.iter().map(guarded).collect();
         let jwts = config.routes.iter().filter_map(|route| route.guards.jwt.as_ref());
         let mut claim_fields: Vec<_> = jwts.flat_map(|jwt| jwt.headers.iter().map(|(name, _)| name.clone())).collect();
+        let copied = config.routes.iter().filter_map(|route| route.guards.forward.as_ref());
+        claim_fields.extend(copied.flat_map(|forward| forward.copy.iter().cloned()));
         claim_fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         claim_fields.dedup();
         Arc::new(Self { routes, claim_fields, access_log: config.log.access, listeners })

@@ -58,7 +58,7 @@ impl Opening {
 }
 
 /// The worker's half of a tunnel, kept until hyper releases the client's half.
-pub struct TunnelPlan {
+pub(crate) struct TunnelPlan {
     pub(crate) io: WorkerIo,
     /// Bytes that the worker sent directly after the head of its response.
     pub(crate) first: Bytes,

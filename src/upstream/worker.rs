@@ -255,8 +255,13 @@ impl Worker {
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
+        let (before, by_file) = (self.admin.word(), matches!(change, AdminChange::File(_)));
         self.admin.change(change, config, self.sessions(), clock::now_ms());
         self.mark_moved();
+        if by_file && before != self.admin.word() && self.admin() == AdminState::Ready {
+            tell!(self.series.events, Ready, info, upstream = %self.upstream, worker = %self.name, before,
+                "worker is ready again by the configuration");
+        }
     }
 
     /// Returns the admin state that is in effect.

@@ -11,6 +11,7 @@ pub(crate) mod engine_io;
 pub(crate) mod engines;
 pub(crate) mod h2;
 pub(crate) mod kind;
+pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod nginx;
 pub(crate) mod node;

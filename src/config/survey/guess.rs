@@ -93,8 +93,21 @@ const BY_HAND: &[(&str, &str, &str, bool)] = &[
     ("route[]", "jwt.on", "\"handshakes\"", false),
     ("route[]", "jwt.leeway", "\"30s\"", false),
     ("route[]", "jwt.unreadable", "\"refuse\"", false),
+    ("route[]", "allow_file", "none", false),
+    ("route[]", "deny_file", "none", false),
+    ("route[]", "basic.users_file", "", false),
+    ("route[]", "basic.realm", "\"stickyd\"", false),
+    ("route[]", "auth.url", "", false),
+    ("route[]", "auth.ca", "the authorities that the machine trusts", false),
+    ("route[]", "auth.headers", "[\"authorization\", \"cookie\"]", false),
+    ("route[]", "auth.copy", "[]", false),
+    ("route[]", "auth.timeout", "\"2s\"", false),
+    ("route[]", "auth.cache", "\"10s\"", false),
     ("admin", "address", "the socket in `state_dir` alone", true),
     ("admin", "token_file", "none", true),
+    ("admin", "read_token_file", "none", true),
+    ("admin", "emit_token_file", "none", true),
+    ("admin", "group", "none", true),
 ];
 
 /// The default, and whether a change needs a restart, of a key in the list above.
