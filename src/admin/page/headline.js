@@ -94,8 +94,8 @@ function lastOf(events, fits) {
   return events.findLast(fits)?.at ?? null
 }
 
-/** Events that say whether a worker serves. */
-const LIVES = new Set(['worker_down', 'worker_up', 'worker_back'])
+/** Events that say whether a worker answers; `worker_back` tells of the end of an ejection only. */
+const LIVES = new Set(['worker_down', 'worker_up'])
 
 /** When a worker went down, if no later event says that it came back. */
 function downSince(events, worker) {
