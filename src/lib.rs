@@ -33,6 +33,7 @@ mod metrics;
 mod min_rate;
 mod net;
 mod networks;
+mod notify;
 mod outbound;
 mod printable;
 mod processes;

@@ -53,6 +53,7 @@ const LAYERS: &[&str] = &[
     "drain",
     "control",
     "spawn",
+    "notify",
     "systemd",
     "listener",
     "proxy",

@@ -15,6 +15,7 @@ mod import;
 mod log;
 mod logs;
 mod man;
+mod notify;
 mod page;
 mod progress;
 mod quick;
@@ -49,6 +50,7 @@ pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
+pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
 pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
@@ -161,6 +163,10 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Show the receivers of notifications and what became of the last messages, or send a test message
+    ///
+    /// Example: stickyd notify test discord
+    Notify(NotifyCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1

@@ -9,6 +9,7 @@
 
 mod bodies;
 mod event;
+pub mod notify;
 pub mod paths;
 mod session;
 mod socket;
