@@ -21,6 +21,7 @@ mod cookie;
 mod descriptors;
 mod drain;
 mod engine_io;
+mod fleet;
 mod header_list;
 mod hpack;
 mod keys;

@@ -32,6 +32,7 @@ const LAYERS: &[&str] = &[
     "telemetry",
     "metrics",
     "bus",
+    "fleet",
     "net",
     "body",
     "cookie",

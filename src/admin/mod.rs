@@ -12,6 +12,7 @@ pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+pub(crate) mod fleet;
 pub(crate) mod layers;
 mod linked;
 mod log;
@@ -228,6 +229,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
         paths::EXPLAIN => get(sessions::explain),
+        paths::FLEET => get(fleet::show),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
         paths::LOGS => get(spawn::logs),

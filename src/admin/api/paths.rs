@@ -4,6 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub const BROADCAST: &str = "/api/v1/broadcast";
 pub const EXPLAIN: &str = "/api/v1/explain";
+pub const FLEET: &str = "/api/v1/fleet";
 pub const HEALTH: &str = "/api/v1/health";
 pub const LOG: &str = "/api/v1/log";
 pub const LOGS: &str = "/api/v1/logs";
@@ -23,9 +24,10 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 19] = [
+pub const PATHS: [(&str, &[&str]); 20] = [
     (BROADCAST, &["post"]),
     (EXPLAIN, &["get"]),
+    (FLEET, &["get"]),
     (HEALTH, &["get"]),
     (LOG, &["get", "put"]),
     (LOGS, &["get"]),
