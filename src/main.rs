@@ -30,10 +30,12 @@ fn main() -> ExitCode {
         Command::Workers(workers) => ExitCode::from(workers.run()),
         Command::Fleet(fleet) => ExitCode::from(fleet.run()),
         Command::Sockets(sockets) => ExitCode::from(sockets.run()),
+        Command::Page(page) => ExitCode::from(page.run()),
         Command::Top(top) => ExitCode::from(top.run()),
         Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
         Command::Close(close) => ExitCode::from(close.run()),
         Command::Stats(stats) => ExitCode::from(stats.run()),
+        Command::Events(events) => ExitCode::from(events.run()),
         Command::Pin(pin) => ExitCode::from(pin.run()),
         Command::Explain(explain) => ExitCode::from(explain.run()),
         Command::Drain(drain) => ExitCode::from(drain.run()),
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         Command::Log(log) => ExitCode::from(log.run()),
         Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
+        Command::Reference(reference) => ExitCode::from(reference.run()),
+        Command::Man(man) => ExitCode::from(man.run()),
     }
 }
 

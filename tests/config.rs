@@ -11,6 +11,8 @@ mod errors_of_addresses;
 mod fleet;
 mod guards;
 mod health;
+mod history;
+mod jwt;
 mod labels;
 mod logs_and_headers;
 mod rules;

@@ -58,7 +58,8 @@ impl Stickyds {
 
     /// Options of clients each of whose connections goes to the next stickyd.
     fn clients(&self, n: u64, more: &Value) -> Value {
-        let mut options = json!({"urls": self.urls(), "alternate": "request", "n": n, "messages": 5, "timeout": 60_000});
+        let mut options =
+            json!({"urls": self.urls(), "alternate": "request", "n": n, "messages": 5, "timeout": 60_000});
         options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         options
     }

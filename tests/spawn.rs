@@ -4,6 +4,7 @@
 mod apps;
 mod bad_input;
 mod chat;
+mod last_requests;
 mod logs;
 mod processes;
 mod rolling;

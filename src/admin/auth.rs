@@ -6,24 +6,60 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::paths;
 use super::layers::Asked;
+use super::page;
 use crate::config::Secret;
 
 /// Header field that every write must carry.
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
 
+/// Header field of every answer: what its peer may do, which the page shows ([`AdminAuth::access`]).
+const ACCESS: HeaderName = HeaderName::from_static("x-stickyd-access");
+
 /// Access rules of one address of the admin listener.
 pub(crate) struct AdminAuth {
     reach: Reach,
-    token: Option<Secret>,
+    tokens: AdminTokens,
     /// Names that the Host of a request without a token may have, in lower case.
     hosts: Vec<String>,
 }
+
+/// The bearer tokens of the admin listener; each is another one.
+#[derive(Clone, Default)]
+pub(crate) struct AdminTokens {
+    /// The token for everything.
+    pub(crate) write: Option<Secret>,
+    /// The token that can only read.
+    pub(crate) read: Option<Secret>,
+    /// The token that can only send messages to clients.
+    pub(crate) emit: Option<Secret>,
+}
+
+/// What the bearer of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AdminRole {
+    Writes,
+    Reads,
+    Emits,
+}
+
+impl AdminTokens {
+    /// Returns the role of a request's bearer; `None`: it bears no token, or a wrong one.
+    fn role(&self, headers: &HeaderMap) -> Option<AdminRole> {
+        let all = [(&self.write, AdminRole::Writes), (&self.read, AdminRole::Reads), (&self.emit, AdminRole::Emits)];
+        let bears =
+            |(token, _): &(&Option<Secret>, AdminRole)| token.as_ref().is_some_and(|token| bears(headers, token));
+        all.into_iter().find(bears).map(|(_, role)| role)
+    }
+}
+
+/// Paths at which messages are sent to clients.
+const EMITTING: [&str; 2] = [paths::BROADCAST, "/api/v1/emit"];
 
 /// Set of peers that can connect to the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +84,35 @@ impl Reach {
     }
 }
 
+/// User id of the process at the other end of a unix socket, as the kernel knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminPeer(pub(crate) Option<u32>);
+
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
-    pub(crate) fn new(reach: Reach, token: Option<Secret>, hosts: Vec<String>) -> Self {
-        Self { reach, token, hosts }
+    pub(crate) fn new(reach: Reach, tokens: AdminTokens, hosts: Vec<String>) -> Self {
+        Self { reach, tokens, hosts }
     }
 
     /// Returns the set of peers that can connect to the listener.
     pub(crate) fn reach(&self) -> Reach {
         self.reach
+    }
+
+    /// Returns the sender of a request for events: only what is certain, and never a secret.
+    fn operator(&self, request: &Request) -> String {
+        match self.tokens.role(request.headers()) {
+            Some(AdminRole::Writes) => return "the bearer of the token".to_owned(),
+            Some(AdminRole::Reads) => return "the bearer of the read token".to_owned(),
+            Some(AdminRole::Emits) => return "the bearer of the emit token".to_owned(),
+            None => {}
+        }
+        match request.extensions().get::<AdminPeer>() {
+            Some(AdminPeer(Some(0))) => "root".to_owned(),
+            Some(AdminPeer(Some(uid))) => format!("user id {uid}"),
+            _ => "a program on this machine".to_owned(),
+        }
     }
 
     fn refuses(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<AuthRefusal> {
@@ -66,28 +121,63 @@ impl AdminAuth {
         if hosts.next().is_some() {
             return Some((StatusCode::FORBIDDEN, "there must be one Host header\n"));
         }
-        if is_of_another_site(headers) {
+        let reads = method == Method::GET || method == Method::HEAD;
+        // A link in a chat or a mail may open the page, which then has an origin of its own.
+        let opens = reads && uri.path() == page::ROOT && is_navigation(headers);
+        if !opens && is_of_another_site(headers) {
             return Some((StatusCode::FORBIDDEN, "requests from pages of other sites are not allowed\n"));
         }
-        let reads = method == Method::GET || method == Method::HEAD;
         if reads && uri.path() == paths::HEALTH {
             // Its answer shows only whether stickyd serves.
             return None;
         }
-        let bears = self.token.as_ref().is_some_and(|token| bears(headers, token));
+        let role = self.tokens.role(headers);
         // A page that was lured here (DNS rebinding) does not know the token. On the network nothing goes without it.
-        if !bears && self.reach != Reach::Network && !self.is_own(host, uri) {
+        if role.is_none() && self.reach != Reach::Network && !self.is_own(host, uri) {
             let why = "without a token, Host must be an IP address, localhost or one of [admin] hosts\n";
             return Some((StatusCode::FORBIDDEN, why));
         }
-        match (self.reach, &self.token) {
-            (Reach::Unix, _) if reads => None,
-            (Reach::Unix, _) => refuses_write(headers, false),
-            (Reach::Loopback, _) if reads => None,
-            (_, None) => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
-            (_, Some(_)) if !bears => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
-            (_, Some(_)) if reads => None,
-            (_, Some(_)) => refuses_write(headers, true),
+        match self.reach {
+            Reach::Unix | Reach::Loopback if reads => None,
+            // The page asks for the token, and sends it with its requests to the API.
+            Reach::Network if reads && page::is_of_page(uri.path()) => None,
+            Reach::Unix => refuses_write(headers, false),
+            Reach::Loopback | Reach::Network => self
+                .refuses_over_tcp(role, reads, method, uri)
+                .map_or_else(|| if reads { None } else { refuses_write(headers, true) }, Some),
+        }
+    }
+
+    /// Rejects what the token of a request does not allow.
+    fn refuses_over_tcp(
+        &self,
+        role: Option<AdminRole>,
+        reads: bool,
+        method: &Method,
+        uri: &Uri,
+    ) -> Option<AuthRefusal> {
+        let emits = method == Method::POST && EMITTING.contains(&uri.path());
+        let can_be_allowed = reads || self.tokens.write.is_some() || (emits && self.tokens.emit.is_some());
+        match role {
+            Some(AdminRole::Writes) => None,
+            Some(AdminRole::Reads) if reads => None,
+            Some(AdminRole::Emits) if emits => None,
+            Some(AdminRole::Reads) => Some((StatusCode::FORBIDDEN, "this token can only read\n")),
+            Some(AdminRole::Emits) => Some((StatusCode::FORBIDDEN, "this token can only send messages to clients\n")),
+            None if !can_be_allowed => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
+            None => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
+        }
+    }
+
+    /// Returns what the peer may do, for the page: `operate`, or `look` and why not more.
+    fn access(&self, headers: &HeaderMap) -> &'static str {
+        match self.tokens.role(headers) {
+            _ if self.reach == Reach::Unix => "operate",
+            Some(AdminRole::Writes) => "operate",
+            Some(AdminRole::Reads | AdminRole::Emits) => "look; read-token",
+            None if self.tokens.write.is_none() => "look; no-token",
+            None if headers.contains_key(header::AUTHORIZATION) => "look; wrong-token",
+            None => "look; token-needed",
         }
     }
 
@@ -123,21 +213,30 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     headers.get_all(header::ORIGIN).iter().any(foreign) || headers.get_all("sec-fetch-site").iter().any(apart)
 }
 
+/// Whether a browser opens the address as a document of its own, not as a part of another page.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+    is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
+}
+
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
-    let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let asked = Asked { method, path, operator: guard.operator(&request) };
+    let access = guard.access(request.headers());
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
     response.extensions_mut().insert(asked);
+    response.headers_mut().insert(ACCESS, HeaderValue::from_static(access));
     response
 }
 
 /// Whether a Host is an IP address, `localhost` or one of `hosts`. Any other name could be pointed at this listener by
 /// a foreign DNS server.
-fn is_own_host(host: &str, hosts: &[String]) -> bool {
+pub(crate) fn is_own_host(host: &str, hosts: &[String]) -> bool {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').unwrap_or((rest, "?")),
         None => host.split_at(host.find(':').unwrap_or(host.len())),

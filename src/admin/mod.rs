@@ -1,22 +1,24 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 in the state directory, and any further addresses of the file. Access to the
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
 //! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
 //! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. Left out for now: a web page.
+//! tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+mod events;
 pub(crate) mod fleet;
 pub(crate) mod layers;
 mod linked;
+mod live;
 mod log;
-mod processes;
+pub(crate) mod page;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -26,6 +28,7 @@ mod status;
 mod workers;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +36,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -43,16 +46,16 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Secret;
 use crate::drain::close_requests::Closings;
+use crate::processes::ProcessTable;
 use crate::reload;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
-use auth::{AdminAuth, Reach};
+pub(crate) use auth::AdminTokens;
+use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
-use processes::{ProcessTable, Processes};
 use stats::History;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
@@ -62,10 +65,13 @@ const CONNECTIONS: usize = 64;
 /// Time for a request's head to arrive.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// Time at a stop for answers and streams to send their last piece.
+const LAST_PIECE: Duration = Duration::from_millis(500);
+
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
-    /// Token that writes over TCP must bear.
-    pub token: Option<Secret>,
+    /// Bearer tokens, by what they allow.
+    pub tokens: AdminTokens,
     /// Names that the Host of a request without a token may have.
     pub hosts: Vec<String>,
     /// Channel that requests a reload.
@@ -84,11 +90,11 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping, spawned } = settings;
+    let AdminSettings { tokens, hosts, reload, stopping, spawned } = settings;
     if bound.is_empty() {
         return;
     }
-    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    let history = Arc::<History>::default();
     let samples = history.clone().keep(shared.clone());
     tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
@@ -101,8 +107,8 @@ pub(crate) async fn serve(
         reload,
         stopping,
         spawned,
-        processes,
         history,
+        viewers: Arc::default(),
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
@@ -110,7 +116,7 @@ pub(crate) async fn serve(
         stop: stop_of_api,
     };
     for one in bound {
-        let guard = AdminAuth::new(reach(&one), token.clone(), hosts.clone());
+        let guard = AdminAuth::new(reach(&one), tokens.clone(), hosts.clone());
         let (router, address) = (router(api.clone(), guard), one.address());
         let (tasks_of_one, stop) = (tasks.clone(), stop.clone());
         tasks.spawn_local(async move {
@@ -148,7 +154,10 @@ async fn accept(bound: BoundAdmin, router: Router, tasks: TaskTracker, stop: &Ca
             let listener = UnixListener::from_std(listener)?;
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 match accepted {
-                    Ok((stream, _)) => spawn(stream, &router, &room, &tasks, stop),
+                    Ok((stream, _)) => {
+                        let peer = AdminPeer(stream.peer_cred().ok().map(|peer| peer.uid()));
+                        spawn(stream, &router.clone().layer(Extension(peer)), &room, &tasks, stop);
+                    }
                     Err(error) => pause(error).await,
                 }
             }
@@ -181,9 +190,12 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let stop = stop.clone();
     tasks.spawn_local(async move {
-        let _seat = seat;
+        let (_seat, mut connection) = (seat, pin!(connection));
         // A broken admin connection needs no handling.
-        let _ = stop.run_until_cancelled(connection).await;
+        if stop.run_until_cancelled(connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_PIECE, connection).await;
+        }
     });
 }
 
@@ -194,8 +206,8 @@ struct Api {
     reload: reload::ReloadSender,
     stopping: CancellationToken,
     spawned: SpawnHandle,
-    processes: Arc<Processes>,
     history: Arc<History>,
+    viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
     lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
@@ -213,7 +225,7 @@ impl Api {
     /// Returns the processes of all present workers.
     async fn look(&self) -> Arc<ProcessTable> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
-        self.processes.look(addresses).await
+        self.shared.processes.look(addresses).await
     }
 }
 
@@ -228,6 +240,9 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
+        paths::EVENTS => get(events::list),
+        paths::HISTORY => get(live::history),
+        paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
         paths::FLEET => get(fleet::show),
         paths::HEALTH => get(status::health),
@@ -252,8 +267,10 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 }
 
 fn router(api: Api, guard: AdminAuth) -> Router {
+    let events = api.shared.events.clone();
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
-    layers::around(router.with_state(api), guard)
+    let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
+    layers::around(router.with_state(api), guard, events)
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {

@@ -7,7 +7,6 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::linked::LinkedProcess;
-use super::processes::{self, Process, ProcessTable};
 use crate::bus::BusMember;
 use crate::clock;
 use crate::descriptors;
@@ -16,6 +15,7 @@ use crate::metrics::families::Families;
 use crate::metrics::process::{OwnProcess, WorkerProcess};
 use crate::metrics::worker::{HEALTHS, WorkerSample};
 use crate::metrics::{LimitSeries, Metrics, gauge};
+use crate::processes::{self, Process, ProcessTable};
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
@@ -144,6 +144,8 @@ fn set_gauges(metrics: &Metrics, shared: &Shared) {
     metrics.clients.set(gauge(shared.clients.load(Relaxed)));
     metrics.sockets.listed.set(gauge(shared.sessions.sockets.len()));
     metrics.sockets.limit.set(gauge(shared.sessions.sockets.capacity()));
+    metrics.history_dropped.set(gauge(shared.history.dropped()));
+    metrics.history_bytes.set(gauge(shared.history.bytes()));
     let config = shared.config.now();
     let dropped = crate::telemetry::dropped();
     metrics.log_dropped.inc_by(dropped.saturating_sub(metrics.log_dropped.get()));

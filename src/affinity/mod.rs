@@ -96,7 +96,7 @@ impl Sessions {
         let Seeking { upstream, ask, tried, .. } = seeking;
         let (live, facts) = (ask.rule(upstream), ask.facts.as_deref());
         let client_made = live.is_some_and(|live| live.rule.client_made);
-        match self.pinned(upstream, key) {
+        match self.pinned(upstream, ask, key) {
             // A CometD refusal has to fit the client's message, which stickyd does not read, and the id outlives a
             // session. Another worker has to answer.
             Resolved::Ended if live.is_some_and(|live| live.rule.protocol == Protocol::CometD) => {
@@ -131,14 +131,14 @@ impl Sessions {
 
     /// Resolves a session by its pin, whatever the state of the worker; only the worker's death or an operator ends the
     /// pin.
-    fn pinned(self: &Arc<Self>, upstream: &Upstream, key: Key) -> Resolved {
+    fn pinned(self: &Arc<Self>, upstream: &Upstream, ask: &RequestFacts, key: Key) -> Resolved {
         let now = Instant::now();
         let Some((open, used)) = self.pins.open(key, now, |pin| pin.used(clock::s_at(now))) else {
             return Resolved::Unpinned(key);
         };
-        let Used { worker, ttl_s, slot, has_tunnel, is_fresh } = used;
+        let Used { worker, late, ttl_s, slot, has_tunnel, is_fresh } = used;
         let hold = SessionHold::new(self, key, open, ttl_s, is_fresh);
-        let Some(worker) = worker else { return Resolved::Ended };
+        let Some(worker) = worker else { return last_request(upstream, ask, late, hold) };
         if worker.gone() {
             drop(hold);
             self.forget(key, EndReason::WorkerGone);
@@ -147,9 +147,9 @@ impl Sessions {
         // A session with a tunnel ends with the tunnel.
         let is_due = || !has_tunnel && due_at(&worker, slot, key).is_some_and(|due| due <= clock::ms_at(now));
         if !worker.serves() || (worker.admin.ends() && is_due()) {
-            drop(hold);
             self.end(upstream, key);
-            return Resolved::Ended;
+            let late = self.pins.peek(key, now, |pin| pin.late_worker(clock::s_at(now)).cloned());
+            return last_request(upstream, ask, late.flatten(), hold);
         }
         Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
     }
@@ -198,6 +198,18 @@ impl Sessions {
                     "socket id was not remembered: the table or the quota of its address is full ([limits] pins)");
             }
         }
+    }
+}
+
+/// Resolves a request of a session that has ended because its worker is replaced. A poll learns of the end; what the
+/// client sent before it knew still reaches the worker.
+fn last_request(upstream: &Upstream, ask: &RequestFacts, late: Option<Arc<Worker>>, hold: SessionHold) -> Resolved {
+    let takes = |worker: &Arc<Worker>| worker.admin() != AdminState::Maint && !worker.gone();
+    match late.filter(takes) {
+        Some(worker) if !ask.is_poll() && ask.is_engine_io(upstream) => {
+            Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: Some(hold), cookie: None })
+        }
+        _ => Resolved::Ended,
     }
 }
 

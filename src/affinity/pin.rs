@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::clock::{self, Seconds};
 use crate::sockets::{EndReason, Listed};
-use crate::upstream::session_ends::EndSlot;
+use crate::upstream::session_ends::{EndSlot, LATE_REQUESTS};
 use crate::upstream::worker::{SessionSeat, Worker};
 
 /// An entry of the pin table; dropping it removes the session from its worker's count and from the list of sockets.
@@ -21,8 +21,9 @@ pub struct Pin(PinOwner);
 /// State of a pin. Each variant holds the marks itself, so that they share eight bytes with the tag: the table holds a
 /// million pins.
 enum PinOwner {
-    /// An operator ended the session.
-    Ended(Marks),
+    /// An operator ended the session, or its worker was replaced. That worker still takes the requests that were on
+    /// their way.
+    Ended(Option<Arc<Worker>>, Marks),
     /// No request has named the session yet.
     Fresh(SessionSeat, Marks),
     Listed(Listed, Marks),
@@ -31,7 +32,7 @@ enum PinOwner {
 /// Facts of a session that every state of its pin keeps.
 struct Marks {
     /// Second at which the session was pinned, wrapping after 18 hours; for the warning about workers that refuse
-    /// sessions they just made.
+    /// sessions they just made. Once the session has ended: second of its end.
     born_s: u16,
     /// Silence in seconds that a tunnel of this session may keep, at most 18 hours; 0 if unknown.
     ttl_s: u16,
@@ -57,6 +58,8 @@ const FRESH_SECONDS: u16 = 10;
 pub(crate) struct Used {
     /// Worker of the session; `None` if an operator ended it.
     pub(crate) worker: Option<Arc<Worker>>,
+    /// Worker that takes the last requests of a session that has just ended.
+    pub(crate) late: Option<Arc<Worker>>,
     pub(crate) ttl_s: u32,
     pub(crate) slot: EndSlot,
     pub(crate) has_tunnel: bool,
@@ -92,13 +95,13 @@ impl Pin {
 
     fn marks(&self) -> &Marks {
         match &self.0 {
-            PinOwner::Ended(marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
+            PinOwner::Ended(_, marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
         }
     }
 
     fn marks_mut(&mut self) -> &mut Marks {
         match &mut self.0 {
-            PinOwner::Ended(marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
+            PinOwner::Ended(_, marks) | PinOwner::Fresh(_, marks) | PinOwner::Listed(_, marks) => marks,
         }
     }
 
@@ -115,6 +118,7 @@ impl Pin {
         }
         Used {
             worker: self.worker().cloned(),
+            late: self.late_worker(now_s).cloned(),
             ttl_s: marks.ttl_s.into(),
             slot: marks.slot,
             has_tunnel: self.has_tunnel(),
@@ -125,7 +129,7 @@ impl Pin {
     /// Puts the session on the list of sockets at its first request, as the entry that `open` makes; no effect if it is
     /// listed already.
     pub(crate) fn enlist(&mut self, open: impl FnOnce(SessionSeat) -> Listed) {
-        let ended = PinOwner::Ended(self.marks().copy());
+        let ended = PinOwner::Ended(None, self.marks().copy());
         self.0 = match std::mem::replace(&mut self.0, ended) {
             PinOwner::Fresh(session, marks) => PinOwner::Listed(open(session), marks),
             held => held,
@@ -141,13 +145,20 @@ impl Pin {
     /// Worker of the session; `None` once an operator has ended it.
     pub fn worker(&self) -> Option<&Arc<Worker>> {
         match &self.0 {
-            PinOwner::Ended(_) => None,
+            PinOwner::Ended(..) => None,
             PinOwner::Fresh(session, _) => Some(session.worker()),
             PinOwner::Listed(listed, _) => Some(listed.socket().worker()),
         }
     }
 
-    /// Seconds since the session was pinned here; wraps after 18 hours while the session is not on the list of sockets.
+    /// The worker of a session that has ended so recently that a request of its client may be on the way.
+    pub(crate) fn late_worker(&self, now_s: Seconds) -> Option<&Arc<Worker>> {
+        let PinOwner::Ended(worker, marks) = &self.0 else { return None };
+        let since = low(now_s).wrapping_sub(marks.born_s);
+        worker.as_ref().filter(|_| u64::from(since) < LATE_REQUESTS.as_secs())
+    }
+
+    /// Seconds since the session was pinned here, or since it has ended; wraps after 18 hours while the session is not on the list of sockets.
     pub fn age_s(&self, now_s: Seconds) -> u32 {
         match self.listed() {
             Some(listed) => now_s.since(listed.socket().since_s()),
@@ -179,19 +190,31 @@ impl Pin {
     pub fn listed(&self) -> Option<&Listed> {
         match &self.0 {
             PinOwner::Listed(listed, _) => Some(listed),
-            PinOwner::Ended(_) | PinOwner::Fresh(..) => None,
+            PinOwner::Ended(..) | PinOwner::Fresh(..) => None,
         }
     }
 
     /// Ends the session for good. Dropping the returned pin removes the session from its worker's count; `None` if it
     /// had ended before.
     pub fn end(&mut self) -> Option<Self> {
+        self.end_with(None)
+    }
+
+    /// As `end`, for a session whose worker is replaced: until its client has learned of the end, the worker takes what
+    /// the client sends.
+    pub(crate) fn end_gently(&mut self) -> Option<Self> {
+        let worker = self.worker()?.clone();
+        worker.await_late_requests();
+        self.end_with(Some(worker))
+    }
+
+    fn end_with(&mut self, late: Option<Arc<Worker>>) -> Option<Self> {
+        self.worker()?;
         if let Some(listed) = self.listed() {
             listed.socket().set_end_reason(EndReason::Drained);
         }
-        let ended = Self(PinOwner::Ended(self.marks().copy()));
-        self.worker().is_some().then_some(())?;
-        Some(std::mem::replace(self, ended))
+        let marks = Marks { born_s: low(clock::now_s()), ..self.marks().copy() };
+        Some(std::mem::replace(self, Self(PinOwner::Ended(late, marks))))
     }
 
     /// Whether a tunnel of the session is open.

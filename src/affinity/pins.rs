@@ -220,7 +220,8 @@ impl<E> Pins<E> {
     ) {
         let now = self.tick(now);
         let Some(shard) = self.shards.get(shard) else { return };
-        let is_active = |view: &View| view.left.is_none_or(|left| !left.is_zero() && view.ttl - left.min(view.ttl) < recently);
+        let is_active =
+            |view: &View| view.left.is_none_or(|left| !left.is_zero() && view.ttl - left.min(view.ttl) < recently);
         lock(shard).each_with_view(now, |key, owner, view| {
             if is_active(&view) {
                 f(key, owner, view.ttl);

@@ -226,9 +226,11 @@ impl Sessions {
         Some(SessionHold::new(self, key, open, ttl_s, false))
     }
 
-    /// Ends a session at an operator's command; its pin stays, so that the end is remembered.
+    /// Ends a session at an operator's command, or because its worker is replaced; its pin stays, so that the end is
+    /// remembered.
     pub fn end(&self, upstream: &Upstream, key: Key) {
-        let end = |pin: &mut Pin| (pin.has_tunnel(), pin.end());
+        let is_gentle = upstream.config.spawn.is_some();
+        let end = |pin: &mut Pin| (pin.has_tunnel(), if is_gentle { pin.end_gently() } else { pin.end() });
         // Sessions with a tunnel are counted where the tunnel is closed. The session is dropped after the table's lock
         // is released.
         if let Some((false, Some(_ended))) = self.pins.update(key, Instant::now(), end) {
@@ -240,6 +242,12 @@ impl Sessions {
     /// Whether an operator, or the replacement of its worker, has ended the session.
     pub fn is_ended(&self, key: Key) -> bool {
         self.pins.peek(key, Instant::now(), |pin| pin.worker().is_none()) == Some(true)
+    }
+
+    /// Whether the session has just ended because its worker is replaced, and the worker takes its last requests.
+    pub(crate) fn is_late(&self, key: Key) -> bool {
+        let now = Instant::now();
+        self.pins.peek(key, now, |pin| pin.late_worker(clock::s_at(now)).is_some()) == Some(true)
     }
 
     /// Time at which the drain of `worker` ends the session that polls there: the start of the clock if it has ended
@@ -282,6 +290,27 @@ impl Sessions {
             && let Some((view, ())) = self.pins.inspect(key, Instant::now(), |_| ())
         {
             fleet.ended(key, view.ttl);
+        }
+    }
+
+    /// Returns the socket of a session, if it is on the list.
+    pub(crate) fn socket(&self, key: Key) -> Option<Arc<Socket>> {
+        self.pins.peek(key, Instant::now(), |pin| pin.listed().map(|listed| listed.socket().clone())).flatten()
+    }
+
+    /// Ends a session on behalf of a guard; its pin stays, so that the end is remembered.
+    pub(crate) fn end_by_guard(&self, key: Key) {
+        let end = |pin: &mut Pin| {
+            if let Some(listed) = pin.listed() {
+                listed.socket().set_end_reason(EndReason::Guard);
+            }
+            pin.end()
+        };
+        // Dropped after the table's lock is released.
+        let ended = self.pins.update(key, Instant::now(), end).flatten();
+        if ended.is_some() {
+            self.sockets.one_ended();
+            self.tell_end(key);
         }
     }
 

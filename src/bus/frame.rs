@@ -63,6 +63,8 @@ pub(crate) struct LinkHello {
     /// The hub's number of the last message before the member was first linked.
     #[serde(default)]
     pub(crate) since: u64,
+    /// Name of the adapter that the application has set; such a worker is not linked.
+    pub(crate) own_adapter: Option<String>,
     /// Number of the last message seen, by its origin; `None` for a member that never was linked.
     pub(crate) seen: Option<HashMap<MemberId, u64>>,
 }

@@ -17,6 +17,8 @@ use super::Hub;
 use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
+use crate::events::tell;
+use crate::printable::printable;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
@@ -86,6 +88,11 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
     if hello.version != frame::VERSION {
         return Err(LinkError::Version(hello.version));
     }
+    if let Some(adapter) = &hello.own_adapter {
+        let (upstream, path, adapter) = (printable(&hello.upstream), printable(&hello.path), printable(adapter));
+        tracing::info!(%upstream, %path, pid = hello.pid, %adapter, "a worker uses an adapter of its own, not the bus");
+        return Ok(());
+    }
     let outbox = Rc::new(Outbox::default());
     let member = LinkedMember::join(hub, *hello, &outbox);
     let mut read = std::pin::pin!(member.read(frames));
@@ -118,7 +125,8 @@ impl<'a> LinkedMember<'a> {
         let lost = group.borrow_mut().join(Instant::now(), &hello, outbox, hub.position.get());
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
-            tracing::warn!(
+            tell!(
+                hub.members.metrics.events, Bus, warn,
                 upstream = %key.0,
                 path = %key.1,
                 pid = hello.pid,
@@ -174,8 +182,9 @@ impl<'a> LinkedMember<'a> {
         if published.duplicates {
             series.duplicates.inc();
             let (upstream, path) = (&self.key.0, &self.key.1);
-            tracing::warn!(
-                %upstream,
+            tell!(
+                self.hub.members.metrics.events, Bus, warn,
+                upstream = %upstream,
                 %path,
                 "several workers send the same messages, so clients get each of them more \
                 than once: the application seems to spread messages itself; remove that, or set bus = false"

@@ -97,7 +97,10 @@ fn words(said: &FleetAnswer, width: Option<u16>) -> String {
 fn row(member: &FleetMemberView) -> Vec<String> {
     let name = if member.own { format!("{} (this one)", member.name) } else { member.name.clone() };
     let Some(seen) = &member.summary else {
-        return [name, "another secret".to_owned()].into_iter().chain((2..COLUMNS.len()).map(|_| cell(None::<u64>))).collect();
+        return [name, "another secret".to_owned()]
+            .into_iter()
+            .chain((2..COLUMNS.len()).map(|_| cell(None::<u64>)))
+            .collect();
     };
     let up = seen.workers.iter().filter(|worker| worker.health == "up").count();
     vec![

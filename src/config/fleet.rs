@@ -116,7 +116,8 @@ pub(crate) fn read(
     let mut section = root.section("fleet", "a table")?;
     let at = section.span.clone();
     if !has_secret {
-        let message = "a fleet needs `secret` or `secret_file`, the same on every stickyd: one made in `state_dir` differs";
+        let message =
+            "a fleet needs `secret` or `secret_file`, the same on every stickyd: one made in `state_dir` differs";
         context.report.error_help(&at, message, "make one with: openssl rand -hex 32");
     }
     let redis = section.take("redis");
@@ -231,7 +232,9 @@ fn parse(text: &str) -> Result<RedisAddress, String> {
     };
     let database = match database {
         "" => 0,
-        number => number.parse().ok().filter(|number| (0..=65_535).contains(number)).ok_or("its database is no number")?,
+        number => {
+            number.parse().ok().filter(|number| (0..=65_535).contains(number)).ok_or("its database is no number")?
+        }
     };
     Ok(RedisAddress { place, tls, database, username, password })
 }

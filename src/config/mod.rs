@@ -4,8 +4,10 @@
 //! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
 //! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
+pub(crate) mod access;
 mod addresses;
 mod admin;
+mod asked;
 mod check;
 mod drain;
 mod eject;
@@ -15,11 +17,14 @@ mod files;
 mod fleet;
 pub mod guards;
 mod health;
+mod history;
+pub(crate) mod jwt;
 pub mod labels;
 mod limits;
 mod listener;
 mod load;
 mod log;
+mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
 mod resolve;
@@ -29,6 +34,7 @@ mod secret;
 mod sources;
 pub(crate) mod spawn;
 mod state_dir;
+pub(crate) mod survey;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -47,7 +53,7 @@ use ipnet::IpNet;
 
 pub(crate) use addresses::is_listener;
 pub use admin::AdminAddress;
-pub(crate) use admin::AdminListener;
+pub(crate) use admin::{AdminGroup, AdminListener};
 pub use check::for_command_line;
 #[cfg(any(test, feature = "testing"))]
 pub use check::{parse, parse_with};
@@ -61,6 +67,7 @@ pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
 pub use fleet::{Fleet, RedisAddress, RedisPlace, RedisTls};
 pub use health::{CheckTarget, Expected, Health, HealthKind};
+pub use history::HistoryConfig;
 pub use limits::Limits;
 pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
@@ -68,6 +75,7 @@ pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
@@ -110,6 +118,8 @@ pub struct Config {
     pub fleet: Option<Fleet>,
     /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
+    /// Memory for the numbers of the last day. A change needs a restart.
+    pub history: HistoryConfig,
     /// Logging. A reload applies all of it except the format.
     pub log: Log,
 }
@@ -128,6 +138,7 @@ impl Config {
             ("[limits] sockets", self.limits.sockets != new.limits.sockets),
             ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
             ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
+            ("[history] memory", self.history != new.history),
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
@@ -401,4 +412,6 @@ pub struct Route {
     /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
     /// reload applies it at once, also to open sockets.
     pub broadcast: Option<bool>,
+    /// Path at which pages learn whether the application can be reached: ok, degraded or down. `None`: nowhere.
+    pub status: Option<String>,
 }

@@ -10,8 +10,9 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::AsyncDNSResolver;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, TlsCertificates, TlsMode,
+    Value,
 };
 use tokio::time::timeout;
 
@@ -37,6 +38,7 @@ impl LinkError {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Failed(error) if error.kind() == ErrorKind::AuthenticationFailed => "auth",
             Self::Failed(error) => kind_of(error.code().unwrap_or_default(), error.is_io_error()),
         }
     }

@@ -103,10 +103,15 @@ pub(super) async fn exchange(fleet: &Fleet, summary: &Summary) -> Option<Vec<Fle
     let mut get = cmd("MGET");
     names.iter().for_each(|name| _ = get.arg(name));
     let Some(Value::Array(values)) = fleet.ask(vec![get]).await?.pop() else { return None };
-    let mut members: Vec<_> = nodes.into_iter().zip(names).zip(values).filter_map(|((node, name), value)| {
-        let Value::BulkString(value) = value else { return None };
-        read(fleet, node, &name, &value)
-    }).collect();
+    let mut members: Vec<_> = nodes
+        .into_iter()
+        .zip(names)
+        .zip(values)
+        .filter_map(|((node, name), value)| {
+            let Value::BulkString(value) = value else { return None };
+            read(fleet, node, &name, &value)
+        })
+        .collect();
     members.sort_by(|one, other| (&one.name, one.node).cmp(&(&other.name, other.node)));
     Some(members)
 }

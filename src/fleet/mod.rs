@@ -325,9 +325,11 @@ impl Fleet {
             }
         };
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(beat));
-        let control = self.settings.redis.iter().find(|address| {
-            self.control_shard().is_some_and(|shard| shard.shown == address.to_string())
-        });
+        let control = self
+            .settings
+            .redis
+            .iter()
+            .find(|address| self.control_shard().is_some_and(|shard| shard.shown == address.to_string()));
         if let Some(address) = control {
             let connector = Connector { address: address.clone(), tls: self.settings.tls.clone() };
             let listening = channel::listen(self.clone(), connector);

@@ -205,6 +205,9 @@ impl Driver {
             health.state = "slow";
             return Ok(());
         }
+        if health.state == "slow" {
+            health.state = "up";
+        }
         if !self.shard.usable.swap(true, Relaxed) {
             tracing::info!(redis = %self.shard.shown, "the fleet's Redis answers");
             *lock(&self.shard.circuit) = Circuit::default();
@@ -220,8 +223,14 @@ impl Driver {
     async fn batch(&mut self, link: &mut Link) -> Result<bool, LinkError> {
         let (lookups, questions, writes) = {
             let mut queue = lock(&self.shard.queue);
-            let lookups: Vec<_> = { let n = queue.lookups.len().min(BATCH); queue.lookups.drain(..n).collect() };
-            let questions: Vec<_> = { let n = queue.questions.len().min(BATCH); queue.questions.drain(..n).collect() };
+            let lookups: Vec<_> = {
+                let n = queue.lookups.len().min(BATCH);
+                queue.lookups.drain(..n).collect()
+            };
+            let questions: Vec<_> = {
+                let n = queue.questions.len().min(BATCH);
+                queue.questions.drain(..n).collect()
+            };
             let writes: Vec<_> = std::iter::from_fn(|| queue.take_write()).take(BATCH).collect();
             (lookups, questions, writes)
         };
@@ -246,6 +255,8 @@ impl Driver {
         lock(&self.shard.health).took(took);
         let mut replies = replies.into_iter();
         let mut readonly = false;
+        let failed_before = self.series.writes_failed.get();
+        let has_writes = !writes.is_empty();
         for write in writes {
             readonly |= self.written(write, replies.next().unwrap_or_default());
         }
@@ -253,7 +264,19 @@ impl Driver {
             self.answered(lookup, replies.next().unwrap_or_default());
         }
         for Question { commands, answer } in questions {
-            let _ = answer.send(replies.by_ref().take(commands.len()).collect());
+            let own: Vec<_> = replies.by_ref().take(commands.len()).collect();
+            for reply in &own {
+                if let Value::ServerError(error) = reply {
+                    self.failed(kind_of(error.code(), false), error.details().unwrap_or(error.code()));
+                }
+            }
+            let _ = answer.send(own);
+        }
+        if has_writes && self.series.writes_failed.get() == failed_before {
+            let mut health = lock(&self.shard.health);
+            if matches!(health.state, "oom" | "misconf" | "auth" | "readonly") {
+                (health.state, health.error) = ("up", None);
+            }
         }
         if readonly {
             // The master has become a replica: a new connection finds the new master.
@@ -338,7 +361,8 @@ impl Driver {
             Some(Value::VerbatimString { text, .. }) => text,
             _ => return,
         };
-        let Some(evicted) = text.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse().ok()) else {
+        let Some(evicted) = text.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse().ok())
+        else {
             return;
         };
         let mut health = lock(&self.shard.health);

@@ -84,14 +84,10 @@ const MEMBERS: Family = Family {
     name: "stickyd_fleet_members",
     help: "Stickyds of the fleet that have shown themselves in the last 15 s, this one included.",
 };
-const UP: Family = Family {
-    name: "stickyd_fleet_redis_up",
-    help: "1 while the fleet's Redis answers in time, else 0.",
-};
-const OPEN: Family = Family {
-    name: "stickyd_fleet_circuit_open",
-    help: "1 while requests do not wait for the fleet's Redis, else 0.",
-};
+const UP: Family =
+    Family { name: "stickyd_fleet_redis_up", help: "1 while the fleet's Redis answers in time, else 0." };
+const OPEN: Family =
+    Family { name: "stickyd_fleet_circuit_open", help: "1 while requests do not wait for the fleet's Redis, else 0." };
 const QUEUE: Family = Family {
     name: "stickyd_fleet_queue",
     help: "Changes of shared pins and messages that wait for the fleet's Redis.",

@@ -6,6 +6,8 @@
 //! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
 mod bus;
+pub(crate) mod catalogue;
+mod events;
 pub(crate) mod families;
 mod fleet;
 pub(crate) mod labels;
@@ -28,9 +30,11 @@ use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_counter_with_registry as counter;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
+use crate::events::Events;
 use crate::locks::lock;
+use catalogue::Registrar;
 use families::{Families, Family, value};
 
 pub(crate) use bus::{BusSample, BusSeries};
@@ -39,13 +43,15 @@ pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
-pub(crate) use sockets::{SocketCarrier, SocketSeries, SocketsSeries, Way};
+pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
 pub(crate) use upstream::UpstreamSeries;
 pub(crate) use worker::WorkerSeries;
 
 /// All series, registered once at start.
 pub struct Metrics {
-    pub(crate) registry: Registry,
+    /// What has happened; here, because everything that counts also has events to tell.
+    pub events: Arc<Events>,
+    pub(crate) registry: Registrar,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
     /// Series of the bus.
@@ -79,6 +85,8 @@ pub struct Metrics {
     pub(crate) clients: IntGauge,
     pub(crate) config_ok: IntGauge,
     pub(crate) log_dropped: IntCounter,
+    pub(crate) history_dropped: IntGauge,
+    pub(crate) history_bytes: IntGauge,
     pub(crate) config_loaded: IntGauge,
     /// Number of pins evicted to make room for newer ones.
     pub pins_evicted: IntCounter,
@@ -145,10 +153,11 @@ impl Metrics {
     /// Registers every series. Formatted as a table, one entry per series.
     #[rustfmt::skip]
     fn register() -> prometheus::Result<Self> {
-        let r = Registry::new();
+        let r = Registrar::default();
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
+            events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
             request_seconds: histograms!("stickyd_request_duration_seconds",
@@ -216,6 +225,10 @@ impl Metrics {
                 "1 if the configuration file, as last checked, is the running one; 0 if it is invalid or missing.", r)?,
             config_loaded: gauge!("stickyd_config_loaded_timestamp_seconds",
                 "Unix time at which the running configuration was loaded.", r)?,
+            history_dropped: gauge!("stickyd_history_dropped",
+                "Workers that share one series in the history, because there is no memory for their own ([history] memory).",
+                r)?,
+            history_bytes: gauge!("stickyd_history_bytes", "Memory that the history of workers and upstreams takes.", r)?,
             log_dropped: counter!("stickyd_log_lines_dropped_total",
                 "Log lines dropped because standard error was blocked or too slow.", r)?,
             drained: counters!("stickyd_drain_closed_total",
@@ -286,7 +299,7 @@ impl Metrics {
 
     /// Returns the counters of one worker. They are the same for all workers of this name, one after the other.
     pub fn worker(&self, upstream: &str, worker: &str) -> Arc<WorkerSeries> {
-        self.workers.of(upstream, worker, self.sockets.upstream(upstream))
+        self.workers.of(upstream, worker, || WorkerSeries::new(self.sockets.upstream(upstream), self.events.clone()))
     }
 
     /// Removes the counters of a worker that no longer exists.
@@ -316,13 +329,25 @@ impl Metrics {
         *lock(&self.certificates) = earliest;
     }
 
-    /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
-    pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
+    /// Returns listener, name and expiry (Unix time) of every certificate.
+    pub(crate) fn certificates(&self) -> Vec<(String, String, u64)> {
+        let known = lock(&self.certificates);
+        known.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
+    }
+
+    /// Adds the families that mirror what the metrics hold outside of the registry.
+    fn show(&self, live: &mut Families) {
         for ((listener, name), until) in &*lock(&self.certificates) {
             live.gauge(&CERTIFICATES, &[("listener", listener), ("name", name)], value(*until));
         }
-        self.care.show(&mut live);
-        self.sockets.show(&mut live);
+        live.events(&self.events);
+        self.care.show(live);
+        self.sockets.show(live);
+    }
+
+    /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
+    pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
+        self.show(&mut live);
         let mut all = self.registry.gather();
         all.extend(live.into_all());
         all.sort_by(|one, other| one.name().cmp(other.name()));

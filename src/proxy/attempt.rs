@@ -1,7 +1,7 @@
 //! One attempt at one worker: getting a connection, the exchange, what is resent at once, and the outcome reported to
 //! ejection.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use hyper::{Request, Response, StatusCode};
 use rustix::io::Errno;
 
 use super::hints::HintedExchange;
+use super::last_requests::{self, PollGoodbye};
 use super::open_poll::OpenPoll;
 use super::second_worker::{self, HandshakeStep};
 use super::{Job, own_connection, retry};
@@ -78,6 +79,7 @@ pub(crate) fn attempt(
 ) -> impl Future<Output = Result<AttemptResponse, Missed>> {
     async move {
         let mut max_idle = max_idle(job, worker);
+        let goodbye = PollGoodbye::of(job, &request);
         loop {
             let mut lease = match reach(job, worker, max_idle).await {
                 Ok(lease) => lease,
@@ -89,7 +91,8 @@ pub(crate) fn attempt(
             let kept = lease.is_used();
             let keep = retry::is_resendable(job, &request);
             let takes_interim = job.ask.upgrade.is_none() && job.conn.takes_interim();
-            let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep, takes_interim };
+            let (client, is_poll) = (job.client.key(), job.ask.is_poll());
+            let terms = ExchangeTerms { client, patience: patience(job), is_poll, keep, takes_interim };
             let in_flight = worker.request();
             let sent = Instant::now();
             let begun = lease.begin(request, terms).map(|exchange| HintedExchange::new(job, exchange));
@@ -103,7 +106,13 @@ pub(crate) fn attempt(
                         }
                     }
                 }
-                Ok(exchange) => OpenPoll::new(job, worker, pin!(exchange)).await.ok_or(Missed::Ended)?,
+                Ok(mut exchange) => match OpenPoll::new(job, worker, Pin::new(&mut exchange)).await {
+                    Some(answered) => answered,
+                    None => {
+                        last_requests::keep_session(job, worker, exchange.into_inner(), goodbye);
+                        return Err(Missed::Ended);
+                    }
+                },
                 Err(failure) => Err(failure),
             };
             let failure = match answered {

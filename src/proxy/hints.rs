@@ -21,6 +21,11 @@ impl<'a> HintedExchange<'a> {
         Self { job, exchange }
     }
 
+    /// The exchange itself, which no longer needs its client.
+    pub(crate) fn into_inner(self) -> Exchange {
+        self.exchange
+    }
+
     /// Takes the request's head as it was written; see [`Exchange::take_head`].
     pub(crate) fn take_head(&mut self) -> Option<Vec<u8>> {
         self.exchange.take_head()

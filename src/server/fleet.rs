@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::affinity::pins::SHARDS;
 use crate::admin;
+use crate::affinity::pins::SHARDS;
 use crate::fleet::Fleet;
 use crate::state::Shared;
 

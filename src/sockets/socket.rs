@@ -9,11 +9,12 @@ use Ordering::{AcqRel, Relaxed};
 
 use super::attention::Care;
 use super::common::Common;
-use super::socket_id::Texts;
+use super::labels::{ClaimTexts, LONGEST_LABEL};
+use super::socket_id::{Texts, pack_label, printable};
 use super::traffic::Traffic;
 use super::{CloseOrder, Id, New, SocketFacts, lock};
 use crate::clock::{self, Seconds};
-use crate::config::labels::LabelRules;
+use crate::config::labels::{LabelRules, LabelSource};
 use crate::keys::Key;
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
 use crate::metrics::{SocketCarrier, Way};
@@ -166,7 +167,7 @@ impl Socket {
         let traffic = if way == Way::Up { &self.up } else { &self.down };
         traffic.moved(bytes, messages, now_s);
         if super::KEPT {
-            self.worker.series.sockets.carried(way, by, messages, bytes);
+            self.worker.series.carried(way, by, messages, bytes);
         }
     }
 
@@ -180,6 +181,27 @@ impl Socket {
         let cold = lock(&self.cold);
         let labels: Vec<_> = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
         f(cold.texts.sid(), &labels)
+    }
+
+    /// Sets the labels that are read from a token, once it is known.
+    pub(crate) fn learn_claims(&self, claims: ClaimTexts<'_>) {
+        if !self.labels().iter().any(|rule| matches!(rule.from, LabelSource::Claim(_))) {
+            return;
+        }
+        let mut cold = lock(&self.cold);
+        let mut packed = Vec::new();
+        for (rule, known) in self.labels().iter().zip(cold.texts.labels()) {
+            match &rule.from {
+                LabelSource::Claim(name) => {
+                    let value = claims(name).map(|value| printable(value.as_bytes(), LONGEST_LABEL));
+                    pack_label(&mut packed, value.as_deref().or(known));
+                }
+                LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_) => {
+                    pack_label(&mut packed, known);
+                }
+            }
+        }
+        cold.texts = cold.texts.with_labels(&packed);
     }
 
     /// Stores the sid of a WebSocket-first session once it is known.
@@ -235,7 +257,7 @@ impl Socket {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
             let transport = transport_of(self.transport.fetch_or(COUNTED_LIVE, AcqRel));
             self.worker.series.sockets.opened(transport);
-            self.worker.series.socket_lives(transport, 1);
+            self.worker.series.socket_starts(transport);
         }
     }
 
@@ -329,7 +351,7 @@ impl Socket {
         }
         let last = self.transport.fetch_and(!COUNTED_LIVE, AcqRel);
         if last & COUNTED_LIVE != 0 {
-            self.worker.series.socket_lives(transport_of(last), -1);
+            self.worker.series.socket_ends(transport_of(last));
         }
         let age_s = clock::now_s().since(self.since_s);
         let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };

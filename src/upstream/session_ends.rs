@@ -8,6 +8,7 @@
 
 use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::clock::Millis;
 use crate::config;
@@ -15,6 +16,10 @@ use crate::config;
 /// Number of slots into which the time of a drain is divided for polling sessions. It is what fits into a spare byte of
 /// a pin, next to *none*.
 const SLOTS: u8 = 254;
+
+/// Time in which a worker that is replaced still takes what a client sent before it learned of its session's end. It
+/// allows for the way of the answer to the client and of the request back, and for a busy client.
+pub(crate) const LATE_REQUESTS: Duration = Duration::from_secs(3);
 
 /// 2³² / golden ratio. Its multiples modulo 2³² are spread as evenly as those of any sequence whose length is not known
 /// in advance.

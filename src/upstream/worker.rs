@@ -7,6 +7,7 @@
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::admin_state::{AdminChange, AdminControl};
 use super::connections::dial::Ipv6Fallback;
@@ -17,19 +18,24 @@ use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
 use super::restarts::Life;
 use super::ring::Recent;
+use super::session_ends::LATE_REQUESTS;
 use super::session_paths::Oracles;
+use super::slow_requests::SlowRequests;
 pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
+use crate::events::tell;
 use crate::metrics::WorkerSeries;
 use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
 
-/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
-/// slow at once and it answered no other request within this time.
+/// Time for a worker to see that the session of a client is over, before the worker itself is ended.
+const SEES_END: Duration = Duration::from_millis(500);
+
+/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if requests of three
+/// clients are slow at once and it answered no other request within this time.
 pub(crate) const SLOW_MS: u64 = 2_000;
-const SLOW_REQUESTS: u32 = 3;
 
 /// Time in milliseconds for which a worker is reported as sharing its address after it last looked so.
 const SHARED_MS: u64 = 600_000;
@@ -74,13 +80,15 @@ pub struct Worker {
     pub(crate) sessions: AtomicU32,
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
-    pub(crate) slow: AtomicU32,
+    pub(crate) slow: SlowRequests,
     /// Tells the placement of sessions that the load or the state has changed.
     pub(crate) moved: MovedMark,
     last_answer: AtomicMillis,
     fresh_refusals: RefusalWindow,
     /// When it last looked as if several processes shared the address.
     shared_at: AtomicMillis,
+    /// When a session last ended whose client may still have a request on the way.
+    late_since: AtomicMillis,
 }
 
 impl Worker {
@@ -111,17 +119,27 @@ impl Worker {
             sessions: AtomicU32::new(0),
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            slow: AtomicU32::new(0),
+            slow: SlowRequests::default(),
             moved: MovedMark::default(),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
             shared_at: AtomicMillis::none(),
+            late_since: AtomicMillis::none(),
         })
     }
 
-    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel or a request.
+    /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel, a request, or a
+    /// request that may be on its way.
     pub fn is_needed(&self) -> bool {
-        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0
+        let awaits_late = || {
+            self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms())
+        };
+        self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0 || awaits_late()
+    }
+
+    /// Keeps the worker for the requests that a client may have sent before it learned that its session has ended.
+    pub(crate) fn await_late_requests(&self) {
+        self.late_since.set(Some(clock::now_ms()));
     }
 
     /// Tells the placement of sessions that the load or the state of the worker has changed.
@@ -162,7 +180,8 @@ impl Worker {
     /// Ends an ejection whose time is over, and logs it. The control thread calls this a few times per second.
     pub(crate) fn refresh_ejection(&self) {
         if self.eject.end_if_over(clock::now_ms()) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+            tell!(self.series.events, WorkerBack, info,
+                upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
             self.mark_moved();
         }
     }
@@ -191,13 +210,13 @@ impl Worker {
 
     /// Whether some request has waited at the worker for longer than [`SLOW_MS`].
     pub fn has_slow(&self) -> bool {
-        self.slow.load(Relaxed) > 0
+        self.slow.total() > 0
     }
 
     /// Whether the worker accepts connections but does not answer.
     pub fn hung(&self) -> bool {
         self.checks() == Checks::TimingOut
-            || (self.slow.load(Relaxed) >= SLOW_REQUESTS && self.silent_for(clock::now_ms()) >= SLOW_MS)
+            || (self.slow.are_of_several() && self.silent_for(clock::now_ms()) >= SLOW_MS)
     }
 
     /// Returns the worker's health, from its checks and connects.
@@ -236,8 +255,13 @@ impl Worker {
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
+        let (before, by_file) = (self.admin.word(), matches!(change, AdminChange::File(_)));
         self.admin.change(change, config, self.sessions(), clock::now_ms());
         self.mark_moved();
+        if by_file && before != self.admin.word() && self.admin() == AdminState::Ready {
+            tell!(self.series.events, Ready, info, upstream = %self.upstream, worker = %self.name, before,
+                "worker is ready again by the configuration");
+        }
     }
 
     /// Returns the admin state that is in effect.
@@ -282,7 +306,8 @@ impl Worker {
         let connected = self.life.connected(clock::now_ms());
         // Read first: a swap would move this cache line to the connecting thread at every connect.
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
+            tell!(self.series.events, WorkerUp, info,
+                upstream = %self.upstream, worker = %self.name, again = connected.again,
                 "worker accepts connections");
             self.mark_moved();
         }
@@ -294,7 +319,8 @@ impl Worker {
             self.series.restarts.inc();
             self.oracles.forget();
             self.eject.new_life(clock::now_ms());
-            tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
+            tell!(self.series.events, WorkerRestarted, info,
+                upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
             self.mark_moved();
         }
     }
@@ -305,7 +331,8 @@ impl Worker {
         // Workers that never accepted a connect, such as empty ports of a range, are logged together by the health
         // checks.
         if first && self.life.was_seen() {
-            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+            tell!(self.series.events, WorkerDown, warn,
+                upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
     }
@@ -383,7 +410,8 @@ impl Worker {
     pub fn fresh_refusal(&self, now_ms: Millis) {
         if self.fresh_refusals.add(now_ms) {
             self.shared_at.set(Some(now_ms));
-            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+            tell!(self.series.events, Advice, warn,
+                upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");
         }

@@ -97,3 +97,54 @@ async fn a_stopped_worker_does_not_hold_up_the_others() {
     assert_eq!(clients.ask("got meanwhile 9").await["once"], 9, "it got the message when it went on");
     wait_for("it is asked again", || if count() == Some(9) { Ok(()) } else { Err(count()) });
 }
+
+/// Without the bus, a client that does not answer ends the call with an error. A worker that hangs must not do that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_ends_no_call_with_an_error() {
+    let fleet = Fleet::start(3, &[]).await;
+    let _clients = fleet.clients(9).await;
+    let own = fleet.workers[2].ask("/fetch?local=1").as_array().unwrap().len();
+    fleet.workers[2].process.signal("STOP").await;
+    let ask = || fleet.workers[0].ask("/ack?text=x&ms=5000").as_array().map(Vec::len);
+    let began = Instant::now();
+    assert_eq!(ask(), Some(9 - own), "the answers of the others");
+    assert!(began.elapsed() < Duration::from_secs(5), "within the time-out of the call: {:?}", began.elapsed());
+    fleet.workers[2].process.signal("CONT").await;
+    wait_for("its clients are asked again", || if ask() == Some(9) { Ok(()) } else { Err(ask()) });
+    assert_eq!(fleet.workers[0].ask("/count")["rejections"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_link_again_to_a_hub_that_was_stopped() {
+    let mut fleet = Fleet::start(2, &[]).await;
+    let urls: Vec<_> = fleet.workers.iter().map(|worker| format!("http://{}", worker.address)).collect();
+    let (mut clients, _) = Clients::connect(6, &urls, &[]).await;
+    for round in 0..2 {
+        assert_eq!(fleet.stickyd.terminate().0, Some(0));
+        assert_eq!(fleet.workers[0].ask("/fetch").as_array().map(Vec::len), Some(3), "its own clients");
+        fleet.stickyd.start_again();
+        fleet.wait_linked(2.0);
+        fleet.workers[round].ask(&format!("/emit?text=after{round}"));
+        assert_eq!(clients.ask(&format!("got after{round} 6")).await["once"], 6);
+        assert_eq!(fleet.workers[0].ask("/fetch").as_array().map(Vec::len), Some(6), "all clients");
+    }
+    assert!(fleet.workers.iter().all(|worker| worker.ask("/count")["rejections"] == 0));
+}
+
+/// A hub that hangs while others are asked: each worker answers for its own clients, and goes on when the hub does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_hangs_ends_no_call_with_an_error() {
+    let fleet = Fleet::start(2, &[]).await;
+    let urls: Vec<_> = fleet.workers.iter().map(|worker| format!("http://{}", worker.address)).collect();
+    let (mut clients, _) = Clients::connect(6, &urls, &[]).await;
+    fleet.stickyd.signal("STOP");
+    let own = |path: &str| fleet.workers[0].ask(path).as_array().map(Vec::len);
+    let began = Instant::now();
+    assert_eq!([own("/ack?text=x&ms=5000"), own("/fetch"), own("/side?text=x")], [Some(3), Some(3), Some(0)]);
+    assert!(began.elapsed() < Duration::from_secs(12), "the others are waited for once: {:?}", began.elapsed());
+    fleet.workers[1].ask("/emit?text=meanwhile");
+    fleet.stickyd.signal("CONT");
+    assert_eq!(clients.ask("got meanwhile 6").await["once"], 6);
+    wait_for("all are asked again", || if own("/fetch") == Some(6) { Ok(()) } else { Err(own("/fetch")) });
+    assert!(fleet.workers.iter().all(|worker| worker.ask("/count")["rejections"] == 0));
+}

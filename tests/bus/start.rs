@@ -44,6 +44,24 @@ async fn an_application_that_sets_its_own_adapter_keeps_it() {
     assert_eq!(run(&fleet, script), "Own\nBusAdapter");
 }
 
+/// `io.adapter(…)` after the server was created, as the documentation of the Redis adapters shows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adapter_that_is_set_later_wins_and_is_logged() {
+    let fleet = Fleet::start(1, &[]).await;
+    fleet.wait_linked(1.0);
+    let script = "const { Server } = require('socket.io'); const { Adapter } = require('socket.io-adapter');
+        class LateAdapter extends Adapter {}
+        const io = new Server(); const chat = io.of('/chat'); io.emit('news', 'before');
+        setTimeout(() => {
+            io.adapter(LateAdapter); io.emit('news', 'after');
+            console.log(io.of('/').adapter.constructor.name, chat.adapter.constructor.name);
+            setTimeout(() => {}, 1000);
+        }, 500);";
+    assert_eq!(run(&fleet, script), "LateAdapter LateAdapter");
+    fleet.stickyd.says(&["a worker uses an adapter of its own, not the bus", "upstream=app", "adapter=LateAdapter"]);
+    fleet.wait_linked(1.0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_same_user_may_use_the_bus() {
     let fleet = Fleet::start(0, &[]).await;

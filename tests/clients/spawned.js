@@ -41,5 +41,10 @@ const server = createServer(app);
 const io = new Server(server, { cors: { origin: '*' }, allowEIO3: true });
 io.on('connection', (socket) => {
   socket.on('echo', (n, answer) => answer?.({ n, worker: env.STICKYD_INSTANCE }));
+  socket.on('note', (text) => {
+    console.log(`noted: ${text}`);
+    socket.emit('noted', text);
+  });
+  socket.on('disconnect', (why) => console.log(`gone: ${why}`));
 });
 server.listen(env.LISTEN || env.PORT, () => console.log(`worker ${env.STICKYD_INSTANCE} listens`));

@@ -54,7 +54,7 @@ console.log('printed by the file');
     let words: Vec<_> = app["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     assert_eq!(words, ["node", "--max-old-space-size=300", "./server.js", "--verbose", "--title", "a b"]);
     assert_eq!((app["instances"].as_integer(), app["stop"].as_str()), (Some(3), Some("5s")));
-    assert_eq!(app["max_memory"].as_str(), Some("300MiB"));
+    assert_eq!((app["max_memory"].as_str(), app["bus"].as_str()), (Some("300MiB"), Some("auto")));
     assert_eq!(app["directory"].as_str(), folder.root().to_str());
     let env = app["env"].as_table().unwrap();
     let value = |name: &str| env.get(name).and_then(toml::Value::as_str);

@@ -20,7 +20,10 @@ fn errors(fleet: &str) -> String {
 #[test]
 fn a_fleet_needs_a_redis_and_a_common_secret() {
     let text = errors_of(&format!("{REST}[fleet]\nredis = \"redis://a\"\n"));
-    assert!(text.contains("a fleet needs `secret` or `secret_file`") && text.contains("openssl rand -hex 32"), "{text}");
+    assert!(
+        text.contains("a fleet needs `secret` or `secret_file`") && text.contains("openssl rand -hex 32"),
+        "{text}"
+    );
     assert!(errors("").contains("[fleet] needs `redis`"));
 }
 
@@ -58,7 +61,8 @@ fn workers_that_look_alike_everywhere_need_a_name() {
         );
         let said = errors_of(&text);
         assert!(said.contains("needs a `name` in a fleet") && said.contains("name = \"edge-1-w1\""), "{said}");
-        let named = text.replace(&format!("{address:?}"), &format!("{{ address = {address:?}, name = \"edge-1-w1\" }}"));
+        let named =
+            text.replace(&format!("{address:?}"), &format!("{{ address = {address:?}, name = \"edge-1-w1\" }}"));
         assert!(parse_ok(&named).fleet.is_some());
     }
 }

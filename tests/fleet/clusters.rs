@@ -41,8 +41,13 @@ async fn the_master_that_sentinels_name_is_used_and_followed() {
 
 /// A Sentinel that watches this master.
 fn sentinel(master: &Redis) -> Redis {
-    let file = std::env::temp_dir().join(format!("stickyd-sentinel-{}-{}", std::process::id(), master.folder.display().to_string().len()));
-    let unique = file.with_extension(format!("{:?}", std::time::Instant::now()).replace(|c: char| !c.is_ascii_digit(), ""));
+    let file = std::env::temp_dir().join(format!(
+        "stickyd-sentinel-{}-{}",
+        std::process::id(),
+        master.folder.display().to_string().len()
+    ));
+    let unique =
+        file.with_extension(format!("{:?}", std::time::Instant::now()).replace(|c: char| !c.is_ascii_digit(), ""));
     let (host, port) = (master.address.ip(), master.address.port());
     std::fs::write(
         &unique,
@@ -57,15 +62,15 @@ fn sentinel(master: &Redis) -> Redis {
 
 #[tokio::test]
 async fn a_cluster_of_three_masters_keeps_the_pins() {
-    let node = || {
-        Redis::with(&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", "0"])
-    };
+    let node = || Redis::with(&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", "0"]);
     let nodes = [node(), node(), node()];
     let mut create = Command::new("redis-cli");
     create.args(["--cluster", "create", "--cluster-yes"]).args(nodes.iter().map(|node| node.address.to_string()));
     let said = create.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
-    wait_for("the cluster is whole", || nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok")));
+    wait_for("the cluster is whole", || {
+        nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
+    });
     let workers = NodeServer::start_many(2, &[]).await;
     let url = format!("\"redis+cluster://{},{}\"", nodes[0].address, nodes[1].address);
     let stickyds = Stickyds::start(2, &workers, &url, "");

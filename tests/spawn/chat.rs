@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::support::{command, started, text};
+use super::support::{all_ready, command, config, started, text};
 use crate::support::process::Process;
 use crate::support::proxy::Binary;
 use crate::support::raw::Raw;
@@ -22,6 +22,15 @@ fn read(path: &str) -> String {
 /// The packages that tests/run installs, which are those of the example.
 fn packages() -> String {
     here("tests/clients/node_modules").display().to_string()
+}
+
+/// The keys of `spawn` for the example, on this many workers.
+fn chat(instances: u32) -> String {
+    let (folder, packages) = (here("examples/chat"), packages());
+    format!(
+        "instances = {instances}, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {folder:?}, \
+         env = {{ NODE_PATH = {packages:?} }}"
+    )
 }
 
 /// Reads what the clients print until all of these events have come, in any order; fails at a refused connection.
@@ -46,13 +55,7 @@ async fn talk(clients: &mut Process, said: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn people_in_the_chat_talk_before_and_after_a_deploy() {
-    let keys = format!(
-        "instances = 2, grace = \"1s\", command = [\"node\", \"server.js\"], directory = {:?}, \
-         env = {{ NODE_PATH = {:?} }}",
-        here("examples/chat"),
-        packages()
-    );
-    let binary = started(2, &keys);
+    let binary = started(2, &chat(2));
     let mut clients = Process::start("node", ["chat_people.js", &binary.url("")]);
     let present = || both(|name| json!({ "event": "present", "name": name, "names": ["ann", "bob"] }));
     sees(&mut clients, present()).await;
@@ -76,6 +79,37 @@ async fn people_in_the_chat_talk_before_and_after_a_deploy() {
     }
     talk(&mut clients, "again").await;
     assert_eq!(clients.end().await, Some(0));
+}
+
+/// Two windows of a real browser, which are served by different workers, see each other, type and talk; also after a
+/// deploy, in which their pages connect again.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_browsers_on_two_workers_talk() {
+    // Both have one address. With cookies, the page itself would tie both to the worker of that address.
+    let binary =
+        Binary::with(&config(&chat(4)).replace("[upstream.app]", "[upstream.app]\naffinity = [\"socket.io\"]"));
+    all_ready(&binary, 4);
+    let mut browsers = Process::start("node", ["chat_browsers.mjs", &binary.url("")]);
+    let present = browsers.line().await.expect("both pages show both names");
+    assert_eq!(present["event"], "present", "{present}");
+    let workers = || {
+        let listed = Raw::connect_unix(&binary.admin()).get("/api/v1/sockets").body;
+        let listed: Value = serde_json::from_slice(&listed).unwrap();
+        let of = |socket: &Value| socket["worker"].as_str().unwrap().to_owned();
+        listed["sockets"].as_array().unwrap().iter().map(of).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(workers().len(), 2, "each browser has a worker of its own");
+    browsers.command("hello").await;
+    let said = browsers.line().await.expect("both pages show the message");
+    let lines = json!([["ann: hello"], ["ann: hello"]]);
+    assert_eq!((&said["lines"], &said["typing"], &said["errors"]), (&lines, &json!(""), &json!([])), "{said}");
+    let said = command(&binary, &["workers", "restart"]);
+    assert!(said.status.success(), "{}", text(&said));
+    browsers.command("again").await;
+    let said = browsers.line().await.expect("both pages show the message");
+    let both = json!(["ann: hello", "ann: again"]);
+    assert_eq!((&said["lines"], &said["errors"]), (&json!([both, both]), &json!([])), "{said}");
+    assert_eq!(browsers.end().await, Some(0));
 }
 
 /// The commands of README's first block.

@@ -88,9 +88,7 @@ async fn rolled(clients: serde_json::Value) {
     let result = load.stop().await;
     assert!(result["reconnects"].as_u64().unwrap() <= n * rolls, "at most once per client and roll: {result}");
     assert_eq!(result["connect_errors"], json!({}), "{result}");
-    if clients["transports"] != json!(["polling"]) {
-        assert_eq!(result["refusals"]["total"], 0, "{result}");
-    }
+    assert_eq!(result["refusals"]["total"], 0, "{result}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

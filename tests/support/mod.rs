@@ -5,11 +5,13 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod engine_io;
 pub(crate) mod engines;
 pub(crate) mod h2;
 pub(crate) mod kind;
+pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod nginx;
 pub(crate) mod node;
@@ -21,5 +23,6 @@ pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod temp;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 pub(crate) mod tunnels;
 pub(crate) mod wait;

@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "conf/openapi.json describes every field, and the tests hold each answer against it")]
 
 mod bodies;
+mod event;
 mod fleet;
 pub mod paths;
 mod session;
@@ -20,6 +21,7 @@ mod worker;
 use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
+pub use event::{EventView, EventsAnswer, HistoryAnswer, UpstreamHistory, WorkerHistory};
 pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};

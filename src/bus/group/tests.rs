@@ -10,7 +10,8 @@ fn hello(member: MemberId, seen: Option<&[(MemberId, u64)]>) -> LinkHello {
     let seen = seen.map(|seen| seen.iter().copied().collect());
     let empty = String::new;
     let (upstream, path, worker, node, socketio) = (empty(), empty(), empty(), empty(), empty());
-    LinkHello { version: 1, upstream, path, member, pid: 1, worker, node, socketio, recovery: 0, since: 0, seen }
+    let (version, pid, recovery, since, own_adapter) = (1, 1, 0, 0, None);
+    LinkHello { version, upstream, path, member, pid, worker, node, socketio, recovery, since, own_adapter, seen }
 }
 
 fn text(sequence: u64, payload: &'static str) -> Publish {
@@ -64,6 +65,25 @@ fn a_member_that_comes_back_gets_what_it_missed() {
     assert_eq!(messages(&joined(&mut group, C, None).0), Vec::<String>::new(), "a new worker has no clients yet");
     assert!(!group.leave(now, B, &b), "the old connection ends later");
     assert!(group.direct(A, B, b"answer"));
+}
+
+/// A worker whose first link breaks at once comes back with an empty list of what it has seen.
+#[test]
+fn nothing_from_before_the_first_link_is_sent_again() {
+    let (mut group, mark, now) = (BusGroup::default(), Rc::new(()), Instant::now());
+    let _a = joined(&mut group, A, None);
+    group.publish(now, A, 1, &text(1, "before"), &mark);
+    group.publish(now, A, 2, &text(2, "also before"), &mark);
+    let first = Rc::new(Outbox::default());
+    assert_eq!(group.join(now, &hello(B, None), &first, 2), 0);
+    group.leave(now, B, &first);
+    group.publish(now, A, 3, &text(3, "after"), &mark);
+    for (since, expected) in [(2, vec!["after"]), (1, vec!["also before", "after"]), (3, vec![])] {
+        let again = Rc::new(Outbox::default());
+        let lost = group.join(now, &LinkHello { since, ..hello(B, Some(&[])) }, &again, 3);
+        assert_eq!((messages(&again), lost), (expected.into_iter().map(str::to_owned).collect(), 0), "since {since}");
+        group.leave(now, B, &again);
+    }
 }
 
 #[test]

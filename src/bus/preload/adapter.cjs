@@ -25,7 +25,10 @@ function replaceAdapter(Server, file) {
     if (!arguments.length || adapter === undefined) return original.apply(this, arguments);
     const result = original.call(this, replaced.get(adapter) ?? adapter);
     // The adapters before this one are no longer used, and nothing closes them.
-    if (!replaced.has(adapter) && ![...replaced.values()].includes(adapter)) quietly(() => servers.get(this)?.close());
+    if (!replaced.has(adapter) && ![...replaced.values()].includes(adapter)) {
+      quietly(() => servers.get(this)?.close());
+      setImmediate(() => quietly(() => tellOwnAdapter(this, adapter)));
+    }
     return result;
   };
   // Before 4.6 nothing tells the adapters that the server is closed.
@@ -35,6 +38,17 @@ function replaceAdapter(Server, file) {
     return result;
   };
   return true;
+}
+
+/** Tells the hub that the application has an adapter of its own: stickyd's log says why this worker is not linked. */
+function tellOwnAdapter(server, adapter) {
+  const hello = {
+    version: 1, upstream: process.env.STICKYD_BUS_UPSTREAM ?? '', path: groupKey(server),
+    member: hex(require('node:crypto').randomBytes(8)), pid: process.pid,
+    own_adapter: String(adapter?.name || 'without a name').slice(0, 100),
+  };
+  const socket = net().connect(address, () => socket.end(frame(TO_HUB.hello, json(hello))));
+  socket.on('error', () => {}).unref();
 }
 
 /** The adapter that reaches other workers: `Base` locally, with `Plain` as the class that all adapters extend. */

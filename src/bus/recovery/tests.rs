@@ -73,6 +73,28 @@ fn a_session_that_is_over_or_too_old_is_not_recovered() {
     assert_eq!((recovery.bytes(), recovery.log.len()), (0, 0));
 }
 
+/// The minute begins when the connection is lost, however long the session had lived.
+#[test]
+fn a_session_is_kept_for_a_minute_after_its_loss() {
+    let (mut recovery, start) = (with_sessions(), Instant::now());
+    let minute = Duration::from_millis(KEEP_MS);
+    recovery.update(start, X, session(false, false));
+    recovery.log(start, 1, X, &message("early", 0, &[], &[]));
+    let lost = start + 10 * minute;
+    recovery.sweep(lost);
+    recovery.log(lost, 2, X, &message("late", 1, &[], &[]));
+    recovery.left(lost, X);
+    let almost = lost + minute;
+    recovery.sweep(almost);
+    assert_eq!(recovery.restore(almost, 2, Y, &query("early")), None, "the message is no longer known");
+    assert!(recovery.restore(almost, 2, Y, &query("late")).is_some());
+    recovery.left(almost, Y);
+    let over = almost + Duration::from_millis(1);
+    recovery.sweep(over);
+    assert_eq!(recovery.restore(over, 2, X, &query("late")), None);
+    assert_eq!(recovery.bytes(), 0, "nothing is kept");
+}
+
 #[test]
 fn a_worker_cannot_drop_a_session_that_moved() {
     let (mut recovery, now) = (with_sessions(), Instant::now());

@@ -88,11 +88,7 @@ impl<'a> OwnerSearch<'a> {
     }
 
     /// Searches; `hint` is the worker that the fleet names, which is asked first.
-    pub(crate) async fn run(
-        mut self,
-        hint: Option<Arc<Worker>>,
-        record: &mut Record,
-    ) -> (Discovery, Response<Reply>) {
+    pub(crate) async fn run(mut self, hint: Option<Arc<Worker>>, record: &mut Record) -> (Discovery, Response<Reply>) {
         let deadline = Instant::now() + SEARCH_PATIENCE;
         let mut candidates = self.candidates();
         self.alone = candidates.len() == 1;
