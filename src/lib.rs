@@ -34,6 +34,7 @@ mod metrics;
 mod min_rate;
 mod net;
 mod networks;
+mod notify;
 mod outbound;
 mod printable;
 mod processes;

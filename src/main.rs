@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         Command::Drain(drain) => ExitCode::from(drain.run()),
         Command::Maint(maint) => ExitCode::from(maint.run()),
         Command::Ready(ready) => ExitCode::from(ready.run()),
+        Command::Notify(notify) => ExitCode::from(notify.run()),
         Command::Logs(logs) => ExitCode::from(logs.run()),
         Command::Scale(scale) => ExitCode::from(scale.run()),
         Command::Stop(stop) => ExitCode::from(stop.stop()),

@@ -54,6 +54,7 @@ const LAYERS: &[&str] = &[
     "drain",
     "control",
     "spawn",
+    "notify",
     "systemd",
     "listener",
     "proxy",

@@ -16,6 +16,7 @@ mod import;
 mod log;
 mod logs;
 mod man;
+mod notify;
 mod page;
 mod progress;
 mod quick;
@@ -51,6 +52,7 @@ pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
+pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
 pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
@@ -170,6 +172,10 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Show the receivers of notifications and what became of the last messages, or send a test message
+    ///
+    /// Example: stickyd notify test discord
+    Notify(NotifyCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1
@@ -204,7 +210,7 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
-    /// Print every key of the configuration and every metric, as Markdown
+    /// Print every key of the configuration, every metric and every kind of event, as Markdown
     ///
     /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
     ///

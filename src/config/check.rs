@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::admin::{self, ReadAdmin};
 use super::error::{Diagnostic, Errors, Report, Span};
@@ -19,7 +20,7 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet,
-    history, limits, listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    history, limits, listener, log, notify, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -124,6 +125,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         limits: Limits::default(),
         history: HistoryConfig::default(),
         log: Log::default(),
+        notify: Arc::default(),
     }
 }
 
@@ -160,7 +162,8 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     let fleet = fleet::read(context, &mut root, secret.is_some(), &upstreams);
     let limits = limits::read(&mut root);
     let history = history::read(&mut root);
-    let log = log::read(&mut root);
+    let log = log::read(context, &mut root);
+    let notify = notify::read(context, &mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
     addresses::no_loops(context, &listeners, &upstreams);
@@ -188,6 +191,7 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
         limits,
         history,
         log,
+        notify,
     }
 }
 

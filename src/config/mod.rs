@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod addresses;
 mod admin;
+pub(crate) mod alarm;
 mod asked;
 mod check;
 mod drain;
@@ -24,6 +25,7 @@ mod limits;
 mod listener;
 mod load;
 mod log;
+pub(crate) mod notify;
 mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
@@ -74,7 +76,9 @@ pub(crate) use listener::parse_network;
 pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
+pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use notify::NotifyRules;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
@@ -122,6 +126,8 @@ pub struct Config {
     pub history: HistoryConfig,
     /// Logging. A reload applies all of it except the format.
     pub log: Log,
+    /// Notifications. A reload applies them.
+    pub notify: Arc<NotifyRules>,
 }
 
 impl Config {
@@ -279,6 +285,8 @@ pub struct Upstream {
     pub spawn: Option<Arc<spawn::Spawn>>,
     /// Name of this stickyd, which tells the workers that it starts from those of the other stickyds of a fleet.
     pub machine: Option<Arc<str>>,
+    /// Values that count as a problem; `None`: none do.
+    pub alarm: Option<Arc<alarm::Alarm>>,
 }
 
 impl Upstream {
@@ -319,6 +327,7 @@ impl Upstream {
             tls: None,
             spawn: None,
             machine: None,
+            alarm: None,
         }
     }
 }

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub(crate) rules: rules::RuleMetrics,
     /// Series of the workers that stickyd starts itself.
     pub spawn: spawn::SpawnSeries,
+    /// Notifications by receiver and result.
+    pub(crate) notifications: IntCounterVec,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -157,6 +159,10 @@ impl Metrics {
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
+            notifications: counters!("stickyd_notifications_total",
+                "Notifications by receiver and result: sent, retried (an attempt failed and is repeated), refused by the \
+                 receiver, expired (not delivered within an hour), dropped (the queue was full), limited (per_hour).",
+                &["to", "result"], r)?,
             events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),

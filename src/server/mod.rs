@@ -33,13 +33,14 @@ use crate::drain;
 use crate::events::{Event, EventFilter, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
+use crate::notify::{NotifyHandle, NotifyOrder, NotifySettings};
 use crate::reload::{self, Reloader, Running};
 use crate::spawn::{self, SpawnHandle, SpawnOrder, SpawnSettings, SpawnStop};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, outbound, secret};
+use crate::{admin, notify, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -116,13 +117,21 @@ impl Server {
             let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } = config.admin.clone();
             let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
-            let settings =
-                admin::AdminSettings { tokens, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+            let (notify, notify_orders) = NotifyHandle::new();
+            let settings = admin::AdminSettings {
+                tokens,
+                hosts,
+                reload: reload.clone(),
+                stopping,
+                spawned: spawned.clone(),
+                notify,
+            };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
-            let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
+            let run =
+                move || control_thread(shared, admin, settings, reload, tell, (spawn, orders, notify_orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
@@ -226,7 +235,7 @@ fn control_thread(
     settings: admin::AdminSettings,
     reload: ReloadParts,
     tell: Tell,
-    (spawn, orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>),
+    (spawn, orders, notify_orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>, mpsc::Receiver<NotifyOrder>),
     all: Stop,
 ) {
     let (stop, gently) = (all.control.clone(), all.gently.clone());
@@ -238,9 +247,9 @@ fn control_thread(
     };
     runtime.block_on(async {
         let tasks = TaskTracker::new();
-        let Tell { notify, pulses } = tell;
+        let Tell { notify: notify_service, pulses } = tell;
         let introduces = reload.running.config.introduces;
-        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify_service.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
@@ -248,9 +257,11 @@ fn control_thread(
         tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
+        let told = NotifySettings { spawned: settings.spawned.clone(), orders: notify_orders };
+        let told = tasks.spawn_local(notify::keep(shared.clone(), told, gently.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
-        let (tell, events) = (notify.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
+        let (tell, events) = (notify_service.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
@@ -259,6 +270,8 @@ fn control_thread(
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+        // Messages that wait are sent, within a time of their own that began with the stop.
+        let _ = told.await;
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });

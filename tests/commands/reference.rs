@@ -127,7 +127,7 @@ fn every_metric_of_the_sources_is_in_the_reference() {
 
 #[test]
 fn the_pages_of_the_reference_are_as_printed() {
-    for part in ["keys", "metrics"] {
+    for part in ["keys", "metrics", "events"] {
         let page = format!("docs/reference/{part}.md");
         let written = std::fs::read_to_string(&page).unwrap_or_default();
         assert!(written == stickyd(&["reference", part]), "{page} is old: packaging/docs reference writes it anew");

@@ -40,6 +40,16 @@ test('a hung worker is named with since when and what to do', () => {
   assert.match(one.detail, /10 sessions wait there\. New clients go to 1 other worker/)
 })
 
+test('without an event, the page says since when it has seen the state', () => {
+  const workers = [worker('w1'), worker('w2', { health: 'hung' })]
+  const seen = new Map([['app/w2', { health: 'hung', at: now - 20_000 }]])
+  const title = 'app/w2 has not answered for at least 20 s: restart it, or move its clients away.'
+  assert.equal(said({ workers, seen }).title, title)
+  const back = { ...down('w2', 30), id: 2, kind: 'worker_up' }
+  assert.equal(said({ workers, seen, events: [down('w2', 600), back] }).title, title, 'an older death is another one')
+  assert.match(said({ workers }).title, /^app\/w2 has not answered: restart it/)
+})
+
 test('a worker that is gone is to be started', () => {
   const one = said({ workers: [worker('w1'), worker('w2', { health: 'gone', address: '127.0.0.1:3002' })], events: [down('w2', 185)] })
   assert.equal(one.title, 'app/w2 has been gone for 3 min 5 s: start it again.')

@@ -149,6 +149,9 @@ async fn the_configuration_is_reloaded_and_a_session_is_explained() {
     browser.fill("#search", "https://app.example/socket.io/?EIO=4&transport=polling&sid=U5KBuAZD9-LsPcr1AAAB").await;
     browser.click(".ask button", "Explain").await;
     browser.see(".answer", "For the session U5KBuAZD9-LsPcr1AAAB in the address").await;
+    browser.see(".answer .decision", "would be asked until one knows it").await;
+    browser.fill("#search", "203.0.113.9").await;
+    browser.click(".ask button", "Explain").await;
     browser.see(".answer .decision", "app/w").await;
     browser.has_behaved().await;
 }

@@ -9,15 +9,16 @@ use crate::support::temp::TempDirectory;
 
 const TOKEN: &str = "0123456789abcdef-token";
 
-/// A stickyd whose admin listener has this address, with this token file if there is one; and the page's address.
-fn stickyd(worker: &RawWorker, at: &str, token: Option<&str>) -> (Proxy, String) {
+/// A stickyd whose admin listener has this address and these files of tokens, by key; and the page's address.
+fn stickyd(worker: &RawWorker, at: &str, tokens: &[(&str, &str)]) -> (Proxy, String) {
     let folder = TempDirectory::new("page-token");
-    let file = token.map(|token| {
-        folder.write("token", token);
-        format!("token_file = \"{}\"\n", folder.path("token").display())
-    });
+    let file = |(key, token): &(&str, &str)| {
+        folder.write(key, token);
+        format!("{key} = \"{}\"\n", folder.path(key).display())
+    };
+    let files = tokens.iter().map(file).collect::<String>();
     let workers = format!("workers = [{{ address = \"{}\", name = \"w\" }}]", worker.address);
-    let admin = format!("[admin]\naddress = \"{at}\"\n{}", file.unwrap_or_default());
+    let admin = format!("[admin]\naddress = \"{at}\"\n{files}");
     let proxy = Proxy::with(&format!("[upstream.app]\n{workers}\n{admin}"));
     let AdminAddress::Tcp(address) = proxy.server().admin else { panic!("TCP was asked for") };
     (proxy, format!("http://127.0.0.1:{}/", address.port()))
@@ -26,7 +27,7 @@ fn stickyd(worker: &RawWorker, at: &str, token: Option<&str>) -> (Proxy, String)
 #[tokio::test]
 async fn off_loopback_the_page_asks_for_the_token() {
     let worker = RawWorker::named("a");
-    let (_proxy, url) = stickyd(&worker, "0.0.0.0:0", Some(TOKEN));
+    let (_proxy, url) = stickyd(&worker, "0.0.0.0:0", &[("token_file", TOKEN)]);
     let mut browser = Browser::open(&url).await;
     browser.see(".door", "wrong or missing bearer token").await;
     browser.is_accessible("the door").await;
@@ -49,7 +50,7 @@ async fn off_loopback_the_page_asks_for_the_token() {
 #[tokio::test]
 async fn a_page_that_may_only_look_shows_command_lines() {
     let worker = RawWorker::named("a");
-    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", None);
+    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", &[]);
     let mut browser = Browser::open(&format!("{url}#/workers")).await;
     browser.see(".banner.info", "Look only: no token is configured").await;
     browser.see(".worker .orders code", "stickyd drain app/w --grace 60s").await;
@@ -63,7 +64,7 @@ async fn a_page_that_may_only_look_shows_command_lines() {
 #[tokio::test]
 async fn on_loopback_the_token_turns_looking_into_operating() {
     let worker = RawWorker::named("a");
-    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", Some(TOKEN));
+    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", &[("token_file", TOKEN)]);
     let mut browser = Browser::open(&format!("{url}#/workers")).await;
     browser.see(".banner.info", "orders need the token").await;
     browser.click(".banner button", "Give a token").await;
@@ -75,5 +76,23 @@ async fn on_loopback_the_token_turns_looking_into_operating() {
     browser.click("dialog button", "Open").await;
     browser.click(".worker .orders button", "Drain").await;
     browser.see("dialog", "New sessions go to other workers").await;
+    browser.has_behaved().await;
+}
+
+#[tokio::test]
+async fn a_token_for_reading_shows_everything_and_orders_nothing() {
+    let worker = RawWorker::named("a");
+    let reading = "fedcba9876543210-reader";
+    let tokens = [("token_file", TOKEN), ("read_token_file", reading)];
+    let (proxy, url) = stickyd(&worker, "0.0.0.0:0", &tokens);
+    let mut browser = Browser::open(&format!("{url}#/workers")).await;
+    browser.fill(".door input", reading).await;
+    browser.press(&["Enter"]).await;
+    browser.see(".banner.info", "this token may read").await;
+    browser.see(".worker .orders code", "stickyd drain app/w --grace 60s").await;
+    browser.gone(".worker .orders button", "Drain").await;
+    browser.press(&["j", "d"]).await;
+    browser.gone("dialog", "").await;
+    assert_eq!(proxy.worker("w").admin.word(), "ready");
     browser.has_behaved().await;
 }

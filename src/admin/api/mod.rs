@@ -10,6 +10,7 @@
 mod bodies;
 mod event;
 mod fleet;
+pub mod notify;
 pub mod paths;
 mod session;
 mod socket;

@@ -11,6 +11,8 @@ pub const HISTORY: &str = "/api/v1/history";
 pub const LIVE: &str = "/api/v1/live";
 pub const LOG: &str = "/api/v1/log";
 pub const LOGS: &str = "/api/v1/logs";
+pub const NOTIFY: &str = "/api/v1/notify";
+pub const NOTIFY_TEST: &str = "/api/v1/notify/test";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 pub const PINS: &str = "/api/v1/pins";
 pub const RELOAD: &str = "/api/v1/reload";
@@ -27,7 +29,7 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 23] = [
+pub const PATHS: [(&str, &[&str]); 25] = [
     (BROADCAST, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
@@ -37,6 +39,8 @@ pub const PATHS: [(&str, &[&str]); 23] = [
     (LIVE, &["get"]),
     (LOG, &["get", "put"]),
     (LOGS, &["get"]),
+    (NOTIFY, &["get"]),
+    (NOTIFY_TEST, &["post"]),
     (OPENAPI, &["get"]),
     (PINS, &["get"]),
     (RELOAD, &["post"]),

@@ -50,16 +50,17 @@ export async function ask(path, { method = 'GET', body, signal } = {}) {
   if (method !== 'GET') Object.assign(headers, { 'Content-Type': 'application/json', 'X-Stickyd': '1' })
   const ends = AbortSignal.timeout(PATIENCE)
   let answer
+  let text
   try {
     answer = await fetch(path, {
       method, headers, body: body === undefined ? undefined : JSON.stringify(body), cache: 'no-store', redirect: 'error',
       signal: signal ? AbortSignal.any([signal, ends]) : ends,
     })
+    text = await answer.text()
   } catch (error) {
     throw new ApiError(error.name === 'TimeoutError' ? 'stickyd gave no answer in 20 s' : 'stickyd cannot be reached', 0)
   }
   heard.forEach((listener) => listener(answer))
-  const text = await answer.text()
   const isJson = answer.headers.get('content-type')?.includes('json')
   const said = isJson && text ? JSON.parse(text) : text
   if (!answer.ok) throw new ApiError((isJson ? said.error : text.trim()) || `stickyd answered ${answer.status}`, answer.status)

@@ -11,11 +11,11 @@ const NEARLY_FULL = 0.9
 const CERTIFICATE_DAYS = 14
 
 /** Returns everything that is wrong, the worst first: `{ level, what, since, todo, detail, command, route }`. */
-export function problems({ status, workers = [], names = [], events = [], certificates = [], refused = 0, now }) {
+export function problems({ status, workers = [], names = [], events = [], seen = new Map(), certificates = [], refused = 0, now }) {
   const found = [
     ...stopping(status),
     ...upstreams(workers, events),
-    ...ill(workers, events),
+    ...ill(workers, events, seen),
     ...ejected(workers, now),
     ...shared(workers),
     ...unresolved(names),
@@ -30,7 +30,7 @@ export function problems({ status, workers = [], names = [], events = [], certif
 
 /** Returns one sentence for a problem: what, for how long, and what to do. */
 export function sentenceOf(problem, now) {
-  const length = problem.since == null ? '' : ` for ${span((now - problem.since) / 1000)}`
+  const length = problem.since == null ? '' : ` for ${problem.atLeast ? 'at least ' : ''}${span((now - problem.since) / 1000)}`
   const todo = problem.todo ? `: ${problem.todo}` : ''
   return `${problem.what}${length}${todo}.`
 }
@@ -94,9 +94,21 @@ function lastOf(events, fits) {
   return events.findLast(fits)?.at ?? null
 }
 
-const downSince = (events, worker) =>
-  lastOf(events, (event) =>
-    event.kind === 'worker_down' && event.upstream === worker.upstream && event.worker === worker.worker)
+/** Events that say whether a worker serves. */
+const LIVES = new Set(['worker_down', 'worker_up', 'worker_back'])
+
+/** When a worker went down, if no later event says that it came back. */
+function downSince(events, worker) {
+  const of = (event) => LIVES.has(event.kind) && event.upstream === worker.upstream && event.worker === worker.worker
+  const last = events.findLast(of)
+  return last?.kind === 'worker_down' ? last.at : null
+}
+
+/** When this page first saw a worker in its present state. */
+function seenSince(seen, worker) {
+  const one = seen.get(fullName(worker))
+  return one?.health === worker.health ? one.at : null
+}
 
 const ILL = {
   hung: (names, one, workers, others) => ({
@@ -141,7 +153,7 @@ function listens(address) {
 }
 
 /** Ill workers, those of one upstream in one state together. */
-function ill(workers, events) {
+function ill(workers, events, seen) {
   return groups(workers).flatMap(([name, all]) =>
     Object.entries(ILL).flatMap(([state, tell]) => {
       const those = all.filter((one) => one.health === state && !isUnused(one) && one.admin !== 'maint')
@@ -149,10 +161,12 @@ function ill(workers, events) {
       const names = those.length > 2 ? `${those.length} workers of ${name}` : list(those.map(fullName))
       const others = all.filter((one) => one.takes_new).length
       const told = tell(names, those.length === 1, those, others)
-      const since = Math.min(...those.map((one) => downSince(events, one) ?? Infinity))
       const route = those.length === 1 ? ['workers', those[0].upstream, those[0].worker] : ['workers']
-      const fits = state === 'starting' ? null : since
-      return [{ ...told, since: Number.isFinite(fits) && fits != null ? fits : null, route }]
+      if (state === 'starting') return [{ ...told, since: null, route }]
+      const toldAt = Math.min(...those.map((one) => downSince(events, one) ?? Infinity))
+      const seenAt = Math.min(...those.map((one) => seenSince(seen, one) ?? Infinity))
+      const since = Number.isFinite(toldAt) ? toldAt : seenAt
+      return [{ ...told, since: Number.isFinite(since) ? since : null, atLeast: !Number.isFinite(toldAt), route }]
     }))
 }
 

@@ -2,7 +2,7 @@
 import * as api from './api.js'
 import { reader } from './frames.js'
 import { Rings } from './rings.js'
-import { addEvents, set, state } from './store.js'
+import { addEvents, set, setWorkers, state } from './store.js'
 
 /** Pauses between two tries, in ms. */
 const FIRST_PAUSE = 1_000
@@ -102,7 +102,8 @@ function hello(said) {
   every = said.every_s
   const rings = new Rings(said.history)
   const recent = said.history.range === '5m' ? rings : state.recent
-  set({ link: { state: 'live', since: Date.now(), retryAt: null, why: '' }, rings, recent, workers: said.workers, status: said.status })
+  set({ link: { state: 'live', since: Date.now(), retryAt: null, why: '' }, rings, recent, status: said.status })
+  setWorkers(said.workers)
   name(said.series)
   addEvents(said.events.map(dated))
   look()
@@ -173,7 +174,8 @@ function soon() {
 export async function look() {
   try {
     const [{ workers, names }, status] = await Promise.all([api.workers(), api.status()])
-    set({ workers, names, status })
+    setWorkers(workers)
+    set({ names, status })
   } catch (error) {
     if (!(error instanceof api.ApiError)) throw error
   }

@@ -44,7 +44,7 @@ function Headline({ said, now }) {
     <span class="mark"><${Icon} name=${ICON[said.level]} size="26" /></span>
     <div class="said">
       <p class="first" role="status">${said.title}</p>
-      ${said.since != null && html`<p class="since"><${Icon} name="clock" size="14" /> since ${clock(said.since, now)}</p>`}
+      ${said.since != null && html`<p class="since"><${Icon} name="clock" size="14" /> ${said.atLeast ? 'seen since' : 'since'} ${clock(said.since, now)}</p>`}
       ${said.detail && html`<p class="detail">${said.detail}</p>`}
       ${said.command && html`<${Command} line=${said.command} />`}
       ${said.route && html`<p><a class="go" href=${link(...split(said.route))}>Show details</a></p>`}

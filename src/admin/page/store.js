@@ -11,6 +11,8 @@ export const state = {
   status: null,
   workers: null,
   names: [],
+  /** Health of each worker, and when this page first saw it so: `{ health, at }` by upstream/worker. */
+  seen: new Map(),
   stats: null,
   events: [],
   certificates: [],
@@ -49,6 +51,16 @@ export function addEvents(more) {
   const known = new Set(state.events.map((event) => event.id))
   const fresh = more.filter((event) => !known.has(event.id))
   if (fresh.length) set({ events: [...state.events, ...fresh].sort((a, b) => a.id - b.id).slice(-EVENTS) })
+}
+
+/** Keeps the workers, and since when each has been seen in its state. */
+export function setWorkers(workers) {
+  const seen = new Map(workers.map((one) => {
+    const name = `${one.upstream}/${one.worker}`
+    const before = state.seen.get(name)
+    return [name, before?.health === one.health ? before : { health: one.health, at: Date.now() }]
+  }))
+  set({ workers, seen })
 }
 
 let numbered = 0
