@@ -26,6 +26,7 @@ mod dns;
 mod docs;
 mod drain;
 mod eject;
+mod fleet;
 mod guards;
 mod health;
 mod http;

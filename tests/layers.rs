@@ -37,6 +37,7 @@ const LAYERS: &[&str] = &[
     "outbound",
     "metrics",
     "bus",
+    "fleet",
     "net",
     "body",
     "cookie",
