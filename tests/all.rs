@@ -33,6 +33,7 @@ mod layers;
 mod limits;
 mod logs;
 mod messages;
+mod page;
 mod profile;
 mod protocols;
 mod references;

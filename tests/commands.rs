@@ -4,3 +4,4 @@ mod import;
 mod reload;
 mod running;
 mod service;
+mod top;

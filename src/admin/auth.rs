@@ -6,16 +6,20 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::paths;
 use super::layers::Asked;
+use super::page;
 use crate::config::Secret;
 
 /// Header field that every write must carry.
 pub(crate) const OWN_FIELD: &str = "x-stickyd";
+
+/// Header field of every answer: what its peer may do, which the page shows ([`AdminAuth::access`]).
+const ACCESS: HeaderName = HeaderName::from_static("x-stickyd-access");
 
 /// Access rules of one address of the admin listener.
 pub(crate) struct AdminAuth {
@@ -48,6 +52,10 @@ impl Reach {
     }
 }
 
+/// User id of the process at the other end of a unix socket, as the kernel knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdminPeer(pub(crate) Option<u32>);
+
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
@@ -60,16 +68,30 @@ impl AdminAuth {
         self.reach
     }
 
+    /// Returns who sends a request, for events: what is known for certain and is no secret.
+    fn operator(&self, request: &Request) -> String {
+        if self.token.as_ref().is_some_and(|token| bears(request.headers(), token)) {
+            return "the bearer of the token".to_owned();
+        }
+        match request.extensions().get::<AdminPeer>() {
+            Some(AdminPeer(Some(0))) => "root".to_owned(),
+            Some(AdminPeer(Some(uid))) => format!("user id {uid}"),
+            _ => "a program on this machine".to_owned(),
+        }
+    }
+
     fn refuses(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<AuthRefusal> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next();
         if hosts.next().is_some() {
             return Some((StatusCode::FORBIDDEN, "there must be one Host header\n"));
         }
-        if is_of_another_site(headers) {
+        let reads = method == Method::GET || method == Method::HEAD;
+        // A link in a chat or a mail may open the page, which then has an origin of its own.
+        let opens = reads && uri.path() == page::ROOT && is_navigation(headers);
+        if !opens && is_of_another_site(headers) {
             return Some((StatusCode::FORBIDDEN, "requests from pages of other sites are not allowed\n"));
         }
-        let reads = method == Method::GET || method == Method::HEAD;
         if reads && uri.path() == paths::HEALTH {
             // Its answer shows only whether stickyd serves.
             return None;
@@ -84,10 +106,23 @@ impl AdminAuth {
             (Reach::Unix, _) if reads => None,
             (Reach::Unix, _) => refuses_write(headers, false),
             (Reach::Loopback, _) if reads => None,
+            // The page asks for the token, and sends it with its requests to the API.
+            (Reach::Network, Some(_)) if reads && page::is_of_page(uri.path()) => None,
             (_, None) => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
             (_, Some(_)) if !bears => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
             (_, Some(_)) if reads => None,
             (_, Some(_)) => refuses_write(headers, true),
+        }
+    }
+
+    /// Returns what the peer may do, for the page: `operate`, or `look` and why not more.
+    fn access(&self, headers: &HeaderMap) -> &'static str {
+        match (self.reach, &self.token) {
+            (Reach::Unix, _) => "operate",
+            (_, None) => "look; no-token",
+            (_, Some(token)) if bears(headers, token) => "operate",
+            (_, Some(_)) if headers.contains_key(header::AUTHORIZATION) => "look; wrong-token",
+            (_, Some(_)) => "look; token-needed",
         }
     }
 
@@ -123,21 +158,30 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     headers.get_all(header::ORIGIN).iter().any(foreign) || headers.get_all("sec-fetch-site").iter().any(apart)
 }
 
+/// Whether a browser opens the address as a document of its own, not as a part of another page.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|given| given == value);
+    is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
+}
+
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
-    let asked = Asked { method: request.method().clone(), path: request.uri().path().to_owned() };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let asked = Asked { method, path, operator: guard.operator(&request) };
+    let access = guard.access(request.headers());
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
     response.extensions_mut().insert(asked);
+    response.headers_mut().insert(ACCESS, HeaderValue::from_static(access));
     response
 }
 
 /// Whether a Host is an IP address, `localhost` or one of `hosts`. Any other name could be pointed at this listener by
 /// a foreign DNS server.
-fn is_own_host(host: &str, hosts: &[String]) -> bool {
+pub(crate) fn is_own_host(host: &str, hosts: &[String]) -> bool {
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => rest.split_once(']').unwrap_or((rest, "?")),
         None => host.split_at(host.find(':').unwrap_or(host.len())),

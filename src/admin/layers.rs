@@ -28,6 +28,7 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 use super::auth::{self, AdminAuth, Reach};
+use crate::events::{Event, EventKind, Events, Severity};
 use crate::telemetry::say_full;
 
 /// Maximum number of requests under way on all connections together; an operator, a scraper and a script need three.
@@ -49,25 +50,30 @@ const RETRY_AFTER_S: &str = "1";
 const CONTENT_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Puts the layers around all paths of the router, and around its answer to unknown paths.
-pub(crate) fn around(router: Router, guard: AdminAuth) -> Router {
-    around_within(router, guard, HEAD_OF_ANSWER)
+pub(crate) fn around(router: Router, guard: AdminAuth, events: Arc<Events>) -> Router {
+    around_within(router, guard, events, HEAD_OF_ANSWER)
 }
 
-fn around_within(router: Router, guard: AdminAuth, head_of_answer: Duration) -> Router {
+fn around_within(router: Router, guard: AdminAuth, events: Arc<Events>, head_of_answer: Duration) -> Router {
     let reach = guard.reach();
     let trace = TraceLayer::new_for_http()
         .make_span_with(|_: &Request| Span::none())
         .on_request(())
-        .on_response(move |response: &Response, _: Duration, _: &Span| audit(response, reach))
+        .on_response(move |response: &Response, _: Duration, _: &Span| audit(response, reach, &events))
         .on_body_chunk(())
         .on_eos(())
         .on_failure(());
     let fixed = |name: HeaderName, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
+    // The page has its own.
+    let usual = |name: HeaderName, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     router.layer(
         ServiceBuilder::new()
             .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-            .layer(fixed(header::CACHE_CONTROL, "no-store"))
-            .layer(fixed(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+            .layer(usual(header::CACHE_CONTROL, "no-store"))
+            .layer(usual(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+            .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+            .layer(fixed(HeaderName::from_static("cross-origin-opener-policy"), "same-origin"))
+            .layer(fixed(HeaderName::from_static("cross-origin-resource-policy"), "same-origin"))
             .layer(HandleErrorLayer::new(overloaded))
             .layer(LoadShedLayer::new())
             // One limit for all connections: each has its own clone of the router.
@@ -102,17 +108,24 @@ async fn explain_timeout(mut response: Response) -> Response {
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) path: String,
+    /// Who asked, as far as it is known.
+    pub(crate) operator: String,
 }
 
 /// Logs a request with its outcome: writes always, reads when debugging. The query is left out, since it can name a
 /// session.
-fn audit(response: &Response, reach: Reach) {
-    let Some(Asked { method, path }) = response.extensions().get::<Asked>() else { return };
+fn audit(response: &Response, reach: Reach, events: &Events) {
+    let Some(Asked { method, path, operator }) = response.extensions().get::<Asked>() else { return };
     let (status, peer) = (response.status().as_u16(), reach.word());
     if matches!(*method, Method::GET | Method::HEAD) {
         tracing::debug!(target: "admin", %method, path, status, peer, "admin read");
     } else {
         tracing::info!(target: "admin", %method, path, status, peer, "admin write");
+        // The guard's refusals are not the deeds of an operator, and could be many.
+        if !matches!(status, 401 | 403 | 415) {
+            let text = format!("{operator} asked for {method} {path} (status {status})");
+            events.tell(Event::new(EventKind::Operator, Severity::Info, text));
+        }
     }
 }
 
@@ -150,7 +163,8 @@ mod tests {
     async fn an_answer_that_is_not_ready_in_time_is_a_504_with_words() {
         let never = get(|| async { std::future::pending::<()>().await });
         let guard = AdminAuth::new(Reach::Unix, None, Vec::new());
-        let router = around_within(Router::new().route("/never", never), guard, Duration::from_millis(10));
+        let router =
+            around_within(Router::new().route("/never", never), guard, Events::new(), Duration::from_millis(10));
         let request = Request::get("/never").header(header::HOST, "localhost").body(Body::empty()).unwrap();
         let answer = router.oneshot(request).await.unwrap();
         assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);

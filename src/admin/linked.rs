@@ -5,10 +5,10 @@
 //! the worker's port. What processes say is never a label of a series, only its value.
 
 use super::api::BusFactsView;
-use super::processes::ProcessTable;
 use crate::bus::BusMember;
 use crate::config::Address;
 use crate::metrics::BusSample;
+use crate::processes::ProcessTable;
 use crate::upstream::worker::Worker;
 
 /// The linked Socket.IO servers of one worker; all of one process.

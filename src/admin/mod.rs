@@ -6,16 +6,18 @@
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
 //! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. Left out for now: a web page.
+//! tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+mod events;
 pub(crate) mod layers;
 mod linked;
+mod live;
 mod log;
-mod processes;
+pub(crate) mod page;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -32,7 +34,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -44,14 +46,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Secret;
 use crate::drain::close_requests::Closings;
+use crate::processes::ProcessTable;
 use crate::reload;
 use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
-use auth::{AdminAuth, Reach};
+use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
-use processes::{ProcessTable, Processes};
 use stats::History;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
@@ -87,7 +89,7 @@ pub(crate) async fn serve(
     if bound.is_empty() {
         return;
     }
-    let (processes, history) = (Arc::default(), Arc::<History>::default());
+    let history = Arc::<History>::default();
     let samples = history.clone().keep(shared.clone());
     tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
@@ -100,8 +102,8 @@ pub(crate) async fn serve(
         reload,
         stopping,
         spawned,
-        processes,
         history,
+        viewers: Arc::default(),
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
@@ -147,7 +149,10 @@ async fn accept(bound: BoundAdmin, router: Router, tasks: TaskTracker, stop: &Ca
             let listener = UnixListener::from_std(listener)?;
             while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
                 match accepted {
-                    Ok((stream, _)) => spawn(stream, &router, &room, &tasks, stop),
+                    Ok((stream, _)) => {
+                        let peer = AdminPeer(stream.peer_cred().ok().map(|peer| peer.uid()));
+                        spawn(stream, &router.clone().layer(Extension(peer)), &room, &tasks, stop);
+                    }
                     Err(error) => pause(error).await,
                 }
             }
@@ -193,8 +198,8 @@ struct Api {
     reload: reload::ReloadSender,
     stopping: CancellationToken,
     spawned: SpawnHandle,
-    processes: Arc<Processes>,
     history: Arc<History>,
+    viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
     lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
@@ -212,7 +217,7 @@ impl Api {
     /// Returns the processes of all present workers.
     async fn look(&self) -> Arc<ProcessTable> {
         let addresses = self.shared.snapshot.load().workers().map(|worker| worker.address.clone()).collect();
-        self.processes.look(addresses).await
+        self.shared.processes.look(addresses).await
     }
 }
 
@@ -227,6 +232,9 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
+        paths::EVENTS => get(events::list),
+        paths::HISTORY => get(live::history),
+        paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
@@ -250,8 +258,10 @@ fn handlers(path: &str) -> MethodRouter<Api> {
 }
 
 fn router(api: Api, guard: AdminAuth) -> Router {
+    let events = api.shared.events.clone();
     let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
-    layers::around(router.with_state(api), guard)
+    let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
+    layers::around(router.with_state(api), guard, events)
 }
 
 async fn metrics(State(api): State<Api>) -> impl IntoResponse {

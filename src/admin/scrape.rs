@@ -7,7 +7,6 @@ use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::linked::LinkedProcess;
-use super::processes::{self, Process, ProcessTable};
 use crate::bus::BusMember;
 use crate::clock;
 use crate::descriptors;
@@ -15,6 +14,7 @@ use crate::metrics::families::Families;
 use crate::metrics::process::{OwnProcess, WorkerProcess};
 use crate::metrics::worker::{HEALTHS, WorkerSample};
 use crate::metrics::{LimitSeries, Metrics, gauge};
+use crate::processes::{self, Process, ProcessTable};
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;

@@ -17,12 +17,13 @@ use super::api::{
 };
 use super::layers::WholeBody;
 use super::linked::LinkedProcess;
-use super::processes::{Process, ProcessTable};
 use super::{Api, ApiRefusal, refuse};
 use crate::bus::BusMember;
 use crate::clock::{self, Millis};
 use crate::config::{AdminState, LONGEST_GRACE};
 use crate::drain::polling;
+use crate::events::tell;
+use crate::processes::{Process, ProcessTable};
 use crate::state::Snapshot;
 use crate::upstream::addresses;
 use crate::upstream::admin_state::AdminChange;
@@ -76,8 +77,14 @@ pub(crate) async fn say(
         return Err(refuse(StatusCode::CONFLICT, why.to_owned()));
     }
     worker.change(AdminChange::Say(state, grace), &upstream.config);
-    tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
-        "worker admin state changed");
+    if state == AdminState::Ready {
+        tell!(api.shared.events, Ready, info, upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
+            "worker admin state changed");
+    } else {
+        // The drains tell the event, with the number of sessions.
+        tracing::info!(upstream = %worker.upstream, worker = %worker.name, admin = state.word(),
+            "worker admin state changed");
+    }
     polling::look(&api.shared, clock::now_ms());
     let look = api.look().await;
     Ok(Json(describe(member, &look, &api.shared.bus.list())))

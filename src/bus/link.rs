@@ -19,6 +19,7 @@ use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
 use crate::printable::printable;
+use crate::events::tell;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
@@ -53,7 +54,7 @@ pub(crate) enum LinkError {
     /// The process belongs to another user.
     #[error("the process runs as user {0}, and only user {1} may use the bus")]
     User(u32, u32),
-    /// The worker reads too slowly.
+    /// The worker reads too slowly, which was told.
     #[error("the worker did not read {} bytes", super::outbox::LIMIT)]
     Slow,
 }
@@ -64,12 +65,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, socket: UnixStream) {
     match result {
         Ok(()) => {}
         Err(LinkError::Io(error)) => tracing::debug!(%error, "a worker's link to the bus broke"),
-        Err(error) => {
-            if matches!(error, LinkError::Slow) {
-                hub.members.metrics.bus.slow.inc();
-            }
-            say_full!(%error, "cut a worker's link to the bus");
-        }
+        Err(LinkError::Slow) => hub.members.metrics.bus.slow.inc(),
+        Err(error) => say_full!(%error, "cut a worker's link to the bus"),
     }
 }
 
@@ -94,13 +91,19 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
         return Ok(());
     }
     let outbox = Rc::new(Outbox::default());
+    let pid = hello.pid;
     let member = LinkedMember::join(hub, *hello, &outbox);
     let mut read = std::pin::pin!(member.read(frames));
     tokio::select! {
         result = &mut read => result,
         // A process that has died reads nothing, but what it published last may still have to be read.
         Err(_) = outbox.write_to(write) => timeout(LAST_WORDS, read).await.unwrap_or(Ok(())),
-        () = outbox.overflow.notified() => Err(LinkError::Slow),
+        () = outbox.overflow.notified() => {
+            let (upstream, path) = &member.key;
+            tell!(hub.members.metrics.events, Bus, warn, upstream = %upstream, %path, pid,
+                "cut a worker's link to the bus: it did not read 8 MB of messages");
+            Err(LinkError::Slow)
+        }
         () = member.confirm() => Ok(()),
     }
 }
@@ -127,7 +130,8 @@ impl<'a> LinkedMember<'a> {
         hub.far.changed(&key, &mut group.borrow_mut(), is_first);
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
-            tracing::warn!(
+            tell!(
+                hub.members.metrics.events, Bus, warn,
                 upstream = %key.0,
                 path = %key.1,
                 pid = hello.pid,

@@ -30,7 +30,7 @@ pub(crate) struct BusMember {
 /// All linked members. The hub's thread writes it, the control thread reads it.
 pub(crate) struct BusMembers {
     members: Mutex<HashMap<MemberId, BusMember>>,
-    pub(super) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     socket: OnceLock<PathBuf>,
 }
 

@@ -35,6 +35,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::events::tell;
 use far::{FarHubs, HubId, Outbound};
 use group::{GroupKey, Groups, Published};
 pub(crate) use members::{BusMember, BusMembers};
@@ -76,8 +77,9 @@ impl Hub {
         }
         if published.duplicates {
             series.duplicates.inc();
-            tracing::warn!(
-                %upstream,
+            tell!(
+                self.members.metrics.events, Bus, warn,
+                upstream = %upstream,
                 %path,
                 "several workers send the same messages, so clients get each of them more \
                 than once: the application seems to spread messages itself; remove that, or set bus = false"

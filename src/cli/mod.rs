@@ -9,10 +9,12 @@ mod broadcast;
 mod bus;
 mod close;
 mod drain;
+mod events;
 mod explain;
 mod import;
 mod log;
 mod logs;
+mod page;
 mod progress;
 mod quick;
 mod reload;
@@ -39,10 +41,12 @@ pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
+pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use page::PageCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -99,6 +103,13 @@ pub enum Command {
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
     Sockets(SocketsCommand),
+    /// Open the page of a running stickyd in a browser
+    ///
+    /// Prints an address of this machine that leads to the admin listener; over SSH also the `ssh -L` line that brings
+    /// it to your own machine. The key in the address is valid until the command ends.
+    ///
+    /// Example: stickyd page --open
+    Page(PageCommand),
     /// Show workers and the busiest sockets, refreshed every few seconds
     Top(TopCommand),
     /// Send a text or a Socket.IO event to the clients of WebSockets
@@ -115,6 +126,10 @@ pub enum Command {
     Close(CloseCommand),
     /// Show counters, and rates over the last minute
     Stats(StatsCommand),
+    /// Show what has happened to workers, upstreams and stickyd itself
+    ///
+    /// Example: stickyd events --follow --kind worker_down,worker_up
+    Events(EventsCommand),
     /// Show which worker a session is pinned to
     Pin(PinCommand),
     /// Show which worker would get a request and why, and which one if that worker died

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -228,7 +229,7 @@ impl AdminClient {
     ) -> Result<Answered, RemoteError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| RemoteError(format!("error: {error}")))?;
-        let request = self.request(method, path, body).map_err(|error| RemoteError(format!("error: {error}")))?;
+        let request = self.request(method, path, body)?;
         runtime.block_on(async {
             match tokio::time::timeout(self.patience, self.exchange(request)).await {
                 Ok(answer) => answer,
@@ -242,12 +243,12 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<Request<Full<Bytes>>, String> {
-        let body = body.map(serde_json::to_vec).transpose().map_err(|error| error.to_string())?;
+    ) -> Result<Request<Full<Bytes>>, RemoteError> {
+        let body = body.map(serde_json::to_vec).transpose().map_err(|error| RemoteError::new(&error.to_string()))?;
         let mut request = Request::new(Full::from(body.unwrap_or_default()));
         let writes = method != Method::GET;
         *request.method_mut() = method;
-        *request.uri_mut() = path.parse().map_err(|_| format!("`{path}` is not a valid path"))?;
+        *request.uri_mut() = path.parse().map_err(|_| RemoteError::new(&format!("`{path}` is not a valid path")))?;
         // The rules for Host allow this name at every address.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         if writes {
@@ -255,10 +256,7 @@ impl AdminClient {
             request.headers_mut().insert(OWN_FIELD, HeaderValue::from_static("1"));
         }
         if let Some(token) = &self.token {
-            let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*token.0].concat())
-                .map_err(|_| "the token cannot be sent: it contains control characters".to_owned())?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(header::AUTHORIZATION, value);
+            request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
         }
         Ok(request)
     }
@@ -289,14 +287,62 @@ impl AdminClient {
         Err(first.unwrap_or_else(|| self.silent("none is configured")))
     }
 
+    /// Passes a request of another program on, with this client's token unless the request has one, and returns the
+    /// answer while its body is still arriving. To be called within a `LocalSet`, where the connection runs until both
+    /// bodies have ended.
+    pub(crate) async fn pass(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, RemoteError> {
+        if let (Some(token), false) = (&self.token, request.headers().contains_key(header::AUTHORIZATION)) {
+            request.headers_mut().insert(header::AUTHORIZATION, bearer(token)?);
+        }
+        let mut first = None;
+        for address in &self.addresses {
+            let connected = match address {
+                AdminAddress::Tcp(tcp) => tokio::net::TcpStream::connect(tcp).await.map(Either::Left),
+                AdminAddress::Unix(path) => tokio::net::UnixStream::connect(path).await.map(Either::Right),
+                AdminAddress::None => continue,
+            };
+            let passed = match connected {
+                Ok(Either::Left(stream)) => pass_over(stream, request).await,
+                Ok(Either::Right(stream)) => pass_over(stream, request).await,
+                Err(error) => {
+                    first.get_or_insert_with(|| unreachable(address, &error));
+                    continue;
+                }
+            };
+            return passed.map_err(|error| self.silent(&error.to_string()));
+        }
+        Err(first.unwrap_or_else(|| self.silent("none is configured")))
+    }
+
     /// Returns the first address as a name of the listener for messages.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.addresses.first().unwrap_or(&AdminAddress::None).to_string()
     }
 
     fn silent(&self, why: &str) -> RemoteError {
         RemoteError(format!("error: no answer from the admin listener {}: {why}", self.name()))
     }
+}
+
+/// Returns the value of Authorization for a token.
+fn bearer(token: &Secret) -> Result<HeaderValue, RemoteError> {
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*token.0].concat())
+        .map_err(|_| RemoteError::new("the token cannot be sent: it contains control characters"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Sends a request over a new connection, which goes on in a task of its own until the bodies have ended.
+async fn pass_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Incoming>> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(async move {
+        // Its error is also that of the request or of the body.
+        let _ = connection.await;
+    });
+    sender.send_request(request).await
 }
 
 fn unreachable(at: &AdminAddress, error: &io::Error) -> RemoteError {

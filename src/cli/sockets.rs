@@ -163,11 +163,11 @@ fn row(one: &SocketView) -> Vec<String> {
     ]
 }
 
-fn labels(one: &SocketView) -> String {
+pub(crate) fn labels(one: &SocketView) -> String {
     one.labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-fn one(said: &SocketView) -> String {
+pub(crate) fn one(said: &SocketView) -> String {
     let tls = if said.tls { "yes" } else { "no" };
     list(&[
         ("id", said.id.clone()),

@@ -23,7 +23,7 @@ pub struct TableArgs {
 impl TableArgs {
     /// Returns the columns that a table may have; `None`: any number.
     pub(crate) fn width(self) -> Option<u16> {
-        terminal().map(|size| size.columns).filter(|_| !self.wide)
+        terminal_columns().filter(|_| !self.wide)
     }
 }
 
@@ -109,17 +109,10 @@ fn arranged(columns: &[Column], rows: &[Vec<String>], shown: &[usize], width: Op
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Size of the terminal that standard output is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TerminalSize {
-    pub(crate) columns: u16,
-    pub(crate) rows: u16,
-}
-
-/// Returns the size of the terminal that standard output is; `None` if it is not one.
-pub(crate) fn terminal() -> Option<TerminalSize> {
+/// Returns the columns of the terminal that standard output is; `None` if it is not one.
+fn terminal_columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    (size.ws_col > 0).then_some(TerminalSize { columns: size.ws_col, rows: size.ws_row })
+    (size.ws_col > 0).then_some(size.ws_col)
 }
 
 /// Formats lines of a name and its value, aligned.

@@ -17,8 +17,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Config, Limits, Listener, Log, SameSite, Upstream, addresses, limits, listener, log, quick_spawn,
-    routes, rules, secret, state_dir, upstream, workers,
+    AdminListener, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history, limits,
+    listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -118,6 +118,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         routes: Vec::new(),
         admin: AdminListener::none(),
         limits: Limits::default(),
+        history: HistoryConfig::default(),
         log: Log::default(),
     }
 }
@@ -153,6 +154,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let limits = limits::read(&mut root);
+    let history = history::read(&mut root);
     let log = log::read(&mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
@@ -173,6 +175,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
         routes,
         admin: admin.listener,
         limits,
+        history,
         log,
     }
 }

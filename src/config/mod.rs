@@ -14,6 +14,7 @@ mod file;
 mod files;
 pub mod guards;
 mod health;
+mod history;
 pub mod labels;
 mod limits;
 mod listener;
@@ -59,6 +60,7 @@ pub use error::Errors;
 pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
 pub use health::{CheckTarget, Expected, Health, HealthKind};
+pub use history::HistoryConfig;
 pub use limits::Limits;
 pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
@@ -106,6 +108,8 @@ pub struct Config {
     pub admin: AdminListener,
     /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
+    /// Memory for the numbers of the last day. A change needs a restart.
+    pub history: HistoryConfig,
     /// Logging. A reload applies all of it except the format.
     pub log: Log,
 }
@@ -123,6 +127,7 @@ impl Config {
             ("[limits] sockets", self.limits.sockets != new.limits.sockets),
             ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
             ("[limits] reserved_descriptors", self.limits.reserved_descriptors != new.limits.reserved_descriptors),
+            ("[history] memory", self.history != new.history),
             ("[log] format", self.log.format != new.log.format),
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
@@ -393,4 +398,6 @@ pub struct Route {
     /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
     /// reload applies it at once, also to open sockets.
     pub broadcast: Option<bool>,
+    /// Path at which pages learn whether the application can be reached: ok, degraded or down. `None`: nowhere.
+    pub status: Option<String>,
 }

@@ -52,14 +52,19 @@ fn route(context: &Context<'_>, item: ConfigItem<'_>, upstreams: &[ReadUpstream]
     let upstream = section.required("upstream", "the name of an upstream", &format!("\"{example}\""));
     let guards = guards::read(context, &mut section);
     let broadcast = section.take("broadcast").and_then(ConfigItem::boolean);
+    let status = section.text("status", "a path such as \"/status.json\"");
     section.finish();
     if let Some(path) = &path {
         check_path(context, path);
     }
+    if let Some(status) = &status {
+        check_status(context, status, path.as_ref().map_or("/", |path| &path.value));
+    }
     let host = host.map(|host| check_host(context, &host));
     let path = path.map_or_else(|| "/".to_owned(), |path| path.value);
     let upstream = find(context, &upstream?, upstreams)?;
-    Some((Route { host, path, upstream, guards, broadcast }, at))
+    let status = status.map(|status| status.value);
+    Some((Route { host, path, upstream, guards, broadcast, status }, at))
 }
 
 fn find(context: &Context<'_>, name: &ConfigText, upstreams: &[ReadUpstream]) -> Option<usize> {
@@ -109,6 +114,17 @@ pub(crate) fn check_path(context: &Context<'_>, path: &ConfigText) {
     context.report.error_help(&path.span, format!("`{}` is not a valid path", path.value), help);
 }
 
+/// Reports a path of a status that its route does not match.
+fn check_status(context: &Context<'_>, status: &ConfigText, path: &str) {
+    check_path(context, status);
+    let prefix = path.strip_suffix('/').unwrap_or(path);
+    let is_below = status.value.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+    if !is_below && status.value.starts_with('/') {
+        let message = format!("the route does not match `{}`, so its status could not be asked for", status.value);
+        context.report.error_help(&status.span, message, format!("write \"{prefix}/status.json\""));
+    }
+}
+
 /// Warns of routes that are never reached, because an earlier route matches everything they match.
 fn check_order(context: &Context<'_>, routes: &[(Route, Span)]) {
     for (i, (route, at)) in routes.iter().enumerate() {
@@ -149,6 +165,7 @@ mod tests {
             upstream: 0,
             guards: guards::Guards::default(),
             broadcast: None,
+            status: None,
         };
         for (earlier, later, expected) in [
             (("", "/"), ("a.b.com", "/x"), true),

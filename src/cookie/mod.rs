@@ -45,6 +45,18 @@ pub fn worker_id(secret: &[u8], upstream: &str, worker: &str) -> WorkerId {
     WorkerId(u64::from_be_bytes(first(&derive(secret, "worker", &[upstream, worker]))))
 }
 
+/// The pairs of a `Cookie` header. Heads of browsers carry long cookies of applications, so the separators are searched
+/// for many bytes at a time.
+fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(header);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let end = memchr::memchr(b';', all);
+        rest = end.and_then(|end| all.get(end + 1..));
+        end.map_or(Some(all), |end| all.get(..end))
+    })
+}
+
 /// Contents of a cookie whose MAC was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cookie {
@@ -82,7 +94,7 @@ impl Jar {
     /// connection.
     pub fn read<'a>(&self, cookie_headers: impl Iterator<Item = &'a [u8]>, seen: &SeenCookie) -> Option<Cookie> {
         cookie_headers
-            .flat_map(|header| header.split(|&b| b == b';'))
+            .flat_map(pairs)
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.name.as_bytes())?.strip_prefix(b"="))
             // Several cookies of this name are legitimate (one per path or domain); a header full of forgeries must not
             // cost one MAC each.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::affinity::pins::SHARDS;
 use crate::clock::{self, Millis};
 use crate::config::AdminState;
+use crate::events::tell;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
 use crate::upstream::session_ends::{EndSlot, Ending};
@@ -110,18 +111,22 @@ fn say(DrainingSessions { worker, ending, .. }: &DrainingSessions, now_ms: Milli
         let (sessions, upstream, name) = (ending.sessions_at_start, &worker.upstream, &worker.name);
         match ending.until_ms {
             _ if worker.admin() == AdminState::Maint => {
-                tracing::warn!(%upstream, worker = %name, sessions, "worker is in maint: its sessions end at once");
+                tell!(worker.series.events, Maint, warn,
+                    upstream = %upstream, worker = %name, sessions, "worker is in maint: its sessions end at once");
             }
-            None => tracing::info!(%upstream, worker = %name, sessions, "draining: sessions end on their own"),
+            None => tell!(worker.series.events, DrainBegun, info,
+                upstream = %upstream, worker = %name, sessions, "draining: sessions end on their own"),
             Some(until) => {
                 let grace_s = until.since(ending.since_ms) / 1_000;
-                tracing::info!(%upstream, worker = %name, sessions, grace_s, "draining: sessions end over the grace");
+                tell!(worker.series.events, DrainBegun, info,
+                    upstream = %upstream, worker = %name, sessions, grace_s, "draining: sessions end over the grace");
             }
         }
     }
     if sessions == 0 && tunnels == 0 && ending.take_unsaid() {
         let after_s = now_ms.since(ending.since_ms) / 1_000;
-        tracing::info!(upstream = %worker.upstream, worker = %worker.name, after_s, admin = worker.admin.word(),
+        tell!(worker.series.events, DrainDone, info,
+            upstream = %worker.upstream, worker = %worker.name, after_s, admin = worker.admin.word(),
             "drained: no session is left on this worker");
     }
 }

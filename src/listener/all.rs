@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{BindError, BindTerms, BoundListener, ListenerPart, ListenerSettings, adopt, bind};
 use crate::config;
+use crate::events::tell;
 use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
 
@@ -112,7 +113,16 @@ impl ListenerSet {
         for one in &settings {
             metrics.begin_listener(&one.label, one.tls.is_some());
         }
+        let before = metrics.certificates();
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
+        for (listener, name, until) in metrics.certificates() {
+            let old = before.iter().find(|(at, of, _)| *at == listener && *of == name).map(|(.., until)| *until);
+            if old.is_some_and(|old| old != until) {
+                let days = until.saturating_sub(crate::history::now_s()) / 86_400;
+                tell!(metrics.events, CertificateRenewed, info, listener = %listener, name = %name,
+                    expires_in_days = days, "a certificate was read anew");
+            }
+        }
     }
 
     /// Binds new listeners and builds new settings, as far as `wanted` differs from the open listeners.

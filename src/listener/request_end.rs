@@ -6,7 +6,14 @@
 //! different ways.
 //! Where both disagree about an end, a request only arrives at hyper in other pieces.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use memchr::{memchr, memchr_iter};
+
+/// A blank line after a line, with CR LF and with a bare LF.
+static BLANK_LINE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\r\n"));
+static BARE_BLANK_LINE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\n\n"));
 
 /// A line that is being received, as far as its beginning decides what it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,8 +46,23 @@ pub(crate) struct HeadScan {
 }
 
 impl HeadScan {
+    /// Finds the end of a head that begins with `bytes` and ends in them, as nearly all heads do: two looks for a blank
+    /// line take a third of the instructions that a look at each of eleven lines takes.
+    fn end_of_whole(&self, bytes: &[u8]) -> Option<usize> {
+        let is_fresh = !self.begun && self.line == LineSoFar::Empty;
+        if !is_fresh || matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
+            return None;
+        }
+        let end = BLANK_LINE.find(bytes).map(|at| at + 3);
+        let bare = BARE_BLANK_LINE.find(bytes.get(..end.unwrap_or(bytes.len()))?).map(|at| at + 2);
+        bare.or(end)
+    }
+
     /// Returns how many of the next bytes belong to the head, if it ends in them.
     pub(crate) fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        if let Some(end) = self.end_of_whole(bytes) {
+            return Some(end);
+        }
         let mut start = 0;
         for end in memchr_iter(b'\n', bytes) {
             let line = self.line.with(bytes.get(start..end).unwrap_or_default());
@@ -227,6 +249,14 @@ mod tests {
         }
         for part in ["", "\r\n\r\n\r\n", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\n\r", "a\r\r\n\t\n"] {
             assert_eq!(head_end(part.as_bytes(), 1), None, "{part:?}");
+        }
+    }
+
+    proptest! {
+        /// One piece takes the short way, pieces of one byte do not.
+        #[test]
+        fn a_head_in_one_piece_ends_where_it_ends_byte_by_byte(bytes in "[aG\r\n]{0,40}") {
+            prop_assert_eq!(head_end(bytes.as_bytes(), 100), head_end(bytes.as_bytes(), 1));
         }
     }
 

@@ -91,6 +91,11 @@ impl LimitSeries {
         })
     }
 
+    /// Returns how often each limit was reached so far.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        LimitLabel::ALL.iter().zip(&self.reached).map(|(limit, counter)| (limit.word(), counter.get()))
+    }
+
     /// Counts that a limit was reached once.
     pub fn reached(&self, limit: LimitLabel) {
         if let Some(counter) = self.reached.get(limit as usize) {

@@ -6,6 +6,7 @@
 //! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
 mod bus;
+mod events;
 pub(crate) mod families;
 pub(crate) mod labels;
 mod limits;
@@ -29,6 +30,7 @@ use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
 use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
 
+use crate::events::Events;
 use crate::locks::lock;
 use families::{Families, Family, value};
 
@@ -43,6 +45,8 @@ pub(crate) use worker::WorkerSeries;
 
 /// All series, registered once at start.
 pub struct Metrics {
+    /// What has happened; here, because everything that counts also has events to tell.
+    pub events: Arc<Events>,
     pub(crate) registry: Registry,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
@@ -145,6 +149,7 @@ impl Metrics {
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
+            events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
             request_seconds: histograms!("stickyd_request_duration_seconds",
@@ -281,7 +286,7 @@ impl Metrics {
 
     /// Returns the counters of one worker. They are the same for all workers of this name, one after the other.
     pub fn worker(&self, upstream: &str, worker: &str) -> Arc<WorkerSeries> {
-        self.workers.of(upstream, worker, self.sockets.upstream(upstream))
+        self.workers.of(upstream, worker, || WorkerSeries::new(self.sockets.upstream(upstream), self.events.clone()))
     }
 
     /// Removes the counters of a worker that no longer exists.
@@ -311,11 +316,18 @@ impl Metrics {
         *lock(&self.certificates) = earliest;
     }
 
+    /// Returns listener, name and expiry (Unix time) of every certificate.
+    pub(crate) fn certificates(&self) -> Vec<(String, String, u64)> {
+        let known = lock(&self.certificates);
+        known.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
+    }
+
     /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
     pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
         for ((listener, name), until) in &*lock(&self.certificates) {
             live.gauge(&CERTIFICATES, &[("listener", listener), ("name", name)], value(*until));
         }
+        live.events(&self.events);
         self.care.show(&mut live);
         self.sockets.show(&mut live);
         let mut all = self.registry.gather();

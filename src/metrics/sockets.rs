@@ -72,7 +72,7 @@ pub struct SocketSeries {
     closed: [IntCounter; EndReason::ALL.len()],
     codes: [[IntCounter; CODES.len()]; 2],
     lives: [Histogram; 3],
-    carried: Carried,
+    carried: Mutex<AllCarried>,
     /// Bytes of all bodies, up and down, those of polling sessions included.
     pub(super) bodies: [Arc<Tally>; 2],
 }
@@ -86,8 +86,17 @@ pub enum Way {
     Down,
 }
 
-/// What all sockets of an upstream have carried, as counted by each thread.
-struct Carried(Box<[ThreadTotals]>);
+/// What the sockets of one worker have carried, as counted by each thread.
+pub(crate) struct Carried(Box<[ThreadTotals]>);
+
+/// What all sockets of an upstream have carried.
+#[derive(Default)]
+struct AllCarried {
+    /// What the sockets of present workers have carried.
+    workers: Vec<Arc<Carried>>,
+    /// What the sockets of workers carried that are gone: up and down, each as messages, and bytes by carrier.
+    gone: [[u64; 3]; 2],
+}
 
 /// What one thread has counted, up and down. It fills a cache line, so that threads do not slow down each other.
 #[derive(Default)]
@@ -125,7 +134,7 @@ impl Carried {
     }
 
     #[inline]
-    fn add(&self, way: Way, by: SocketCarrier, messages: u64, bytes: u64) {
+    pub(super) fn add(&self, way: Way, by: SocketCarrier, messages: u64, bytes: u64) {
         let place = PLACE.with(|place| *place);
         let Some(totals) = self.0.get(place).and_then(|totals| totals.0.get(way as usize)) else { return };
         let Some(all_bytes) = totals.bytes.get(by as usize) else { return };
@@ -143,6 +152,32 @@ impl Carried {
     fn sum(&self, way: Way, of: impl Fn(&WayTotals) -> u64) -> u64 {
         self.0.iter().filter_map(|totals| totals.0.get(way as usize)).map(of).sum()
     }
+
+    /// Returns the bytes of one direction.
+    pub(super) fn bytes(&self, way: Way) -> u64 {
+        self.sum(way, |totals| totals.bytes.iter().map(|bytes| bytes.load(Relaxed)).sum())
+    }
+
+    /// Returns the messages of one direction, and its bytes by carrier.
+    fn totals(&self, way: Way) -> [u64; 3] {
+        let bytes = |by: SocketCarrier| {
+            self.sum(way, |totals| totals.bytes.get(by as usize).map_or(0, |bytes| bytes.load(Relaxed)))
+        };
+        let messages = self.sum(way, |totals| totals.messages.load(Relaxed));
+        [messages, bytes(SocketCarrier::Bodies), bytes(SocketCarrier::Tunnel)]
+    }
+}
+
+impl AllCarried {
+    fn totals(&self, way: Way) -> [u64; 3] {
+        let gone = self.gone.get(way as usize).copied().unwrap_or_default();
+        self.workers.iter().map(|carried| carried.totals(way)).fold(gone, added)
+    }
+}
+
+fn added(one: [u64; 3], other: [u64; 3]) -> [u64; 3] {
+    let ([a, b, c], [d, e, f]) = (one, other);
+    [a.wrapping_add(d), b.wrapping_add(e), c.wrapping_add(f)]
 }
 
 impl SocketSeries {
@@ -153,25 +188,30 @@ impl SocketSeries {
         }
     }
 
-    /// Counts messages and bytes that a socket has carried.
-    #[inline]
-    pub fn carried(&self, way: Way, by: SocketCarrier, messages: u32, bytes: u64) {
-        self.carried.add(way, by, messages.into(), bytes);
+    /// Returns the numbers of a worker that has its first socket.
+    pub(super) fn join(&self) -> Arc<Carried> {
+        let carried = Arc::new(Carried::new());
+        lock(&self.carried).workers.push(carried.clone());
+        carried
+    }
+
+    /// Keeps what the sockets of a worker have carried that is gone.
+    pub(super) fn leave(&self, carried: &Arc<Carried>) {
+        let mut all = lock(&self.carried);
+        all.workers.retain(|one| !Arc::ptr_eq(one, carried));
+        for way in [Way::Up, Way::Down] {
+            if let Some(gone) = all.gone.get_mut(way as usize) {
+                *gone = added(*gone, carried.totals(way));
+            }
+        }
     }
 
     /// Returns the bytes of bodies and tunnels so far.
     pub fn all_bytes(&self, way: Way) -> u64 {
         let [up, down] = &self.bodies;
         let bodies = if way == Way::Up { up } else { down };
-        bodies.get() + self.bytes(way, SocketCarrier::Tunnel)
-    }
-
-    fn bytes(&self, way: Way, by: SocketCarrier) -> u64 {
-        self.carried.sum(way, |totals| totals.bytes.get(by as usize).map_or(0, |bytes| bytes.load(Relaxed)))
-    }
-
-    fn messages(&self, way: Way) -> u64 {
-        self.carried.sum(way, |totals| totals.messages.load(Relaxed))
+        let [_, _, tunnels] = lock(&self.carried).totals(way);
+        bodies.get() + tunnels
     }
 
     /// Counts one socket that has ended; `codes` are those of the Close frames that went up and down, if any did.
@@ -251,7 +291,7 @@ impl SocketsSeries {
             closed: EndReason::ALL.map(|one| self.closed.with_label_values(&[name, one.word()])),
             codes: WAYS.map(|way| CODES.map(|code| self.codes.with_label_values(&[name, way, code]))),
             lives: Transport::ALL.map(|one| self.lives.with_label_values(&[name, one.word()])),
-            carried: Carried::new(),
+            carried: Mutex::default(),
             bodies: Default::default(),
         });
         known.insert(name.to_owned(), series.clone());
@@ -263,9 +303,9 @@ impl SocketsSeries {
         for (upstream, series) in &*lock(&self.by_upstream) {
             for (word, way) in WAYS.into_iter().zip([Way::Up, Way::Down]) {
                 let labels = [("upstream", upstream.as_str()), ("direction", word)];
-                let of_sockets = series.bytes(way, SocketCarrier::Bodies) + series.bytes(way, SocketCarrier::Tunnel);
-                live.counter(&MESSAGES, &labels, value(series.messages(way)));
-                live.counter(&BYTES, &labels, value(of_sockets));
+                let [messages, bodies, tunnels] = lock(&series.carried).totals(way);
+                live.counter(&MESSAGES, &labels, value(messages));
+                live.counter(&BYTES, &labels, value(bodies + tunnels));
                 live.counter(&ALL_BYTES, &labels, value(series.all_bytes(way)));
             }
         }

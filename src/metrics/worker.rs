@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::SocketSeries;
 use super::bus::BusSample;
 use super::families::{Families, Family, value};
 use super::labels::AttemptOutcome;
 use super::process::WorkerProcess;
 use super::responses::{CLASSES, class_of};
 use super::socket_labels::Transport;
+use super::sockets::{Carried, SocketCarrier, SocketSeries, Way};
+use crate::events::Events;
 use crate::locks::lock;
 
 /// Reasons of an ejection, in the order of the counters; values of the `reason` label.
@@ -46,6 +47,8 @@ impl Tally {
 pub struct WorkerSeries {
     /// Counters of all sockets of the worker's upstream.
     pub sockets: Arc<SocketSeries>,
+    /// Where events of the worker are told.
+    pub events: Arc<Events>,
     classes: [Tally; CLASSES.len()],
     /// Number of connects that were refused, timed out or failed.
     pub connect_failures: Tally,
@@ -68,12 +71,19 @@ pub struct WorkerSeries {
     /// Sum of the times until the heads of answers, in microseconds.
     head_us: Tally,
     live: [AtomicI64; Transport::ALL.len()],
+    /// Number of sockets that started at the worker, and of those that ended.
+    turnover: [Tally; 2],
+    /// Number of requests with a session that the worker did not know, or that died with it.
+    pub refusals: Tally,
+    /// What the worker's sockets have carried; made with the first of them.
+    carried: OnceLock<Arc<Carried>>,
 }
 
 impl WorkerSeries {
-    fn new(sockets: Arc<SocketSeries>) -> Self {
+    pub(super) fn new(sockets: Arc<SocketSeries>, events: Arc<Events>) -> Self {
         Self {
             sockets,
+            events,
             classes: Default::default(),
             connect_failures: Tally::default(),
             broken: Tally::default(),
@@ -87,6 +97,9 @@ impl WorkerSeries {
             heads: Tally::default(),
             head_us: Tally::default(),
             live: Default::default(),
+            turnover: Default::default(),
+            refusals: Tally::default(),
+            carried: OnceLock::new(),
         }
     }
 
@@ -101,6 +114,36 @@ impl WorkerSeries {
     pub fn responded(&self, took: Duration) {
         self.heads.inc();
         self.head_us.inc_by(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a socket that starts on this transport.
+    pub fn socket_starts(&self, transport: Transport) {
+        let [started, _] = &self.turnover;
+        started.inc();
+        self.socket_lives(transport, 1);
+    }
+
+    /// Counts the end of a socket that was on this transport.
+    pub fn socket_ends(&self, transport: Transport) {
+        let [_, ended] = &self.turnover;
+        ended.inc();
+        self.socket_lives(transport, -1);
+    }
+
+    /// Returns the number of sockets that started at the worker, and of those that ended.
+    pub fn turnover(&self) -> [u64; 2] {
+        [0, 1].map(|index: usize| self.turnover.get(index).map_or(0, Tally::get))
+    }
+
+    /// Counts messages and bytes that a socket of the worker has carried.
+    #[inline]
+    pub fn carried(&self, way: Way, by: SocketCarrier, messages: u32, bytes: u64) {
+        self.carried.get_or_init(|| self.sockets.join()).add(way, by, messages.into(), bytes);
+    }
+
+    /// Returns the bytes that the worker's sockets have carried.
+    pub fn socket_bytes(&self, way: Way) -> u64 {
+        self.carried.get().map_or(0, |carried| carried.bytes(way))
     }
 
     /// Counts a socket that appears on this transport (`1`), or leaves it (`-1`).
@@ -141,15 +184,18 @@ pub(crate) struct WorkersSeries(Mutex<BTreeMap<(String, String), Arc<WorkerSerie
 
 impl WorkersSeries {
     /// Returns the counters of a worker, which begin at 0.
-    pub(super) fn of(&self, upstream: &str, worker: &str, sockets: Arc<SocketSeries>) -> Arc<WorkerSeries> {
+    pub(super) fn of(&self, upstream: &str, worker: &str, new: impl FnOnce() -> WorkerSeries) -> Arc<WorkerSeries> {
         let mut known = lock(&self.0);
         let series = known.entry((upstream.to_owned(), worker.to_owned()));
-        series.or_insert_with(|| Arc::new(WorkerSeries::new(sockets))).clone()
+        series.or_insert_with(|| Arc::new(new())).clone()
     }
 
     /// Removes the counters of a worker that no longer exists, so that addresses that come and go use up no memory.
     pub(super) fn forget(&self, upstream: &str, worker: &str) {
-        lock(&self.0).remove(&(upstream.to_owned(), worker.to_owned()));
+        let gone = lock(&self.0).remove(&(upstream.to_owned(), worker.to_owned()));
+        if let Some((series, carried)) = gone.as_ref().and_then(|series| Some((series, series.carried.get()?))) {
+            series.sockets.leave(carried);
+        }
     }
 }
 

@@ -123,6 +123,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     if let (RequestKind::Session { key, .. }, true) = (job.ask.kind, choice.worker.gone()) {
         job.conn.thread.shared.sessions.forget(key, EndReason::WorkerGone);
         job.upstream.series().refusals_own.inc();
+        choice.worker.series.refusals.inc();
         return respond::refused(job);
     }
     problem_of(missed)

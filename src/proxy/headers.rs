@@ -118,18 +118,27 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<&str, Problem> {
 /// (the root), and no character that could be read as the end of a host. Names of hosts have no percent-encoding: some
 /// workers would decode it, and others would not.
 pub(super) fn is_host(text: &str) -> bool {
-    let (name, port) = match text.split_once(']') {
-        Some((address, port)) => match address.strip_prefix('[').map(str::parse::<Ipv6Addr>) {
-            Some(Ok(_)) => ("v6", port),
-            _ => return false,
-        },
+    let (name, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((address, port)) if address.parse::<Ipv6Addr>().is_ok() => ("v6", port),
+        Some(_) => return false,
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let is_number = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.is_empty() || is_number(port));
-    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&b);
-    let has_labels = !name.starts_with('.') && !name.contains("..");
-    (port.is_empty() || is_port(port)) && !name.is_empty() && has_labels && name.bytes().all(is_name)
+    // One pass: every request pays for it.
+    let mut before = b'.';
+    let has_labels = name.bytes().all(|b| {
+        let fits = is_of_name(b) && !(b == b'.' && before == b'.');
+        before = b;
+        fits
+    });
+    (port.is_empty() || is_port(port)) && !name.is_empty() && has_labels
+}
+
+/// Whether a byte may be part of a host's name.
+fn is_of_name(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
 }
 
 /// Rewrites a client's request head for a worker.

@@ -30,6 +30,7 @@ use crate::rules::answer::{self, RefusalMatch};
 use crate::rules::proof;
 use crate::rules::{LiveRule, extract};
 use crate::sockets::EndReason;
+use crate::upstream::worker::Worker;
 
 /// How long a response's body may be held back until it shows what has to be learned from it
 /// (docs/reference/routing.md §3).
@@ -140,7 +141,7 @@ pub(crate) async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: A
         if answer::head_refuses(&live.rule, parts.status, &parts.headers) != RefusalMatch::No
             && Box::pin(refuses(live, parts, ahead)).await?
         {
-            refused(job, live, key);
+            refused(job, &choice.worker, live, key);
             choice.hold = None;
         } else if names_sockets(job, parts) {
             Box::pin(names(job, key, parts, ahead)).await?;
@@ -150,7 +151,7 @@ pub(crate) async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: A
 }
 
 /// Drops or marks the pin of a session that its own worker refused, and counts the refusal.
-fn refused(job: &Job, live: &LiveRule, key: affinity::pins::Key) {
+fn refused(job: &Job, worker: &Worker, live: &LiveRule, key: affinity::pins::Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
         shared.sessions.forget(key, EndReason::Refused);
@@ -158,6 +159,7 @@ fn refused(job: &Job, live: &LiveRule, key: affinity::pins::Key) {
         shared.sessions.refused_by_owner(key);
     }
     live.series.refused.inc();
+    worker.series.refusals.inc();
     job.upstream.series().refusals_forwarded.inc();
 }
 

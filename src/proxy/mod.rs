@@ -13,8 +13,8 @@ pub(crate) mod fuzzing;
 pub(crate) mod headers;
 pub(crate) mod hints;
 pub(crate) mod hop_fields;
-pub(crate) mod learn;
 mod last_requests;
+pub(crate) mod learn;
 pub(crate) mod open_poll;
 pub(crate) mod own_connection;
 pub(crate) mod replay;
@@ -51,12 +51,12 @@ use crate::min_rate::Transfer;
 use crate::route;
 use crate::route::guard;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
-use crate::state::Readiness;
+use crate::state::{AppStatus, Readiness};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
 use forward::SessionGoodbye;
-use respond::Problem;
+use respond::{Problem, StatusRequest};
 use response_body::{ClientBody, Reply};
 use upload::Upload;
 
@@ -166,6 +166,7 @@ where
             respond::turned_away(reason, is_upgrade, &request)
         }
         Err(Rejection::Health(readiness)) => respond::health(&readiness),
+        Err(Rejection::Status(asked)) => respond::app_status(&asked, request.method()),
         Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
         Ok(job) => {
             let (request, pace) = prepare(&job, request);
@@ -272,6 +273,8 @@ enum Rejection {
     Problem(Problem),
     /// It is a health check of stickyd itself.
     Health(Readiness),
+    /// It asks whether the application can be reached.
+    Status(Box<StatusRequest>),
     /// It is redirected to https at this host.
     ToHttps {
         /// Port and status of the redirect.
@@ -317,6 +320,14 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         let passed = guard::check(&found, request, &asked);
         let is_upgrade = ask.upgrade.is_some();
         passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
+    }
+    if let Some(route) = found.route.filter(|route| route.status.as_deref() == Some(request.uri().path())) {
+        let own = told::authority(conn, request.headers(), host);
+        let origins = route.guards.origins.as_deref();
+        let origin = origins.and_then(|all| guard::allowed_origin(all, request.headers(), client, own));
+        let status = if conn.thread.is_stopping() { AppStatus::Down } else { AppStatus::of(upstream) };
+        let asked = StatusRequest { status, varies: origins.is_some(), origin };
+        return Err(Rejection::Status(Box::new(asked)));
     }
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
         shared.metrics.limits.reached(LimitLabel::MaxBody);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 
 mod refused;
 
@@ -14,7 +14,7 @@ use crate::config::Redirect;
 use crate::engine_io;
 use crate::metrics::GuardLabel;
 use crate::route::guard::GuardRefusal;
-use crate::state::Readiness;
+use crate::state::{AppStatus, Readiness};
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
 const RETRY_AFTER: &str = "1";
@@ -172,6 +172,48 @@ pub(crate) fn health(readiness: &Readiness) -> Response<Reply> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if *readiness == Readiness::Stopping {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// What a page asks that wants to know whether the application can be reached.
+pub(crate) struct StatusRequest {
+    /// Whether it can be reached.
+    pub(crate) status: AppStatus,
+    /// Whether the answer depends on the page's origin.
+    pub(crate) varies: bool,
+    /// Origin of the page, if it may read the answer.
+    pub(crate) origin: Option<HeaderValue>,
+}
+
+/// Answers a page that asks whether the application can be reached: one word, and nothing about workers.
+pub(crate) fn app_status(asked: &StatusRequest, method: &Method) -> Response<Reply> {
+    const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+    let (code, body) = match *method {
+        Method::GET | Method::HEAD => (asked.status.status(), asked.status.json()),
+        Method::OPTIONS => (204, ""),
+        _ => (405, "{\"error\":\"use GET\"}"),
+    };
+    let mut response = Response::new(Reply::whole(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if code == 204 || code == 405 {
+        headers.insert(header::ALLOW, METHODS);
+    }
+    if code != 204 {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    if asked.varies {
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    if let Some(origin) = &asked.origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if code == 204 {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        }
     }
     response
 }

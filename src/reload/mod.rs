@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, Sources, SourcesState};
 use crate::control::Control;
+use crate::events::tell;
 use crate::listener::{self, Part};
 use crate::state::Shared;
 use crate::systemd::Notify;
@@ -118,7 +119,7 @@ impl Reloader {
         let was_gone = std::mem::replace(&mut self.gone, look == SourcesState::Gone);
         if self.gone && !was_gone {
             let said = format!("{} no longer exists; the old configuration stays in use", sources.file().display());
-            tracing::warn!("{said}");
+            tell!(self.shared.events, ConfigRefused, warn, "{said}");
             self.shared.config.set(|state| state.error = Some(said));
         }
         look == SourcesState::Changed || (was_gone && !self.gone)
@@ -138,12 +139,13 @@ impl Reloader {
         shared.metrics.reloads.with_label_values(&[result]).inc();
         match &outcome {
             Ok(done) => {
-                tracing::info!(file = %file.display(), "reloaded");
+                tell!(shared.events, ConfigReloaded, info, file = %file.display(), "reloaded");
                 for warning in &done.warnings {
                     tracing::warn!("{warning}");
                 }
                 for what in &done.needs_restart {
-                    tracing::warn!(setting = %what, "setting has changed in the file but needs a restart");
+                    tell!(shared.events, ConfigNeedsRestart, warn,
+                        setting = %what, "setting has changed in the file but needs a restart");
                 }
                 shared.config.set(|state| {
                     (state.loaded, state.generation, state.error) = (SystemTime::now(), state.generation + 1, None);
@@ -152,7 +154,12 @@ impl Reloader {
                 });
             }
             Err(errors) => {
-                tracing::error!("not reloaded, the old configuration stays in use:\n{errors}");
+                tell!(
+                    shared.events,
+                    ConfigRefused,
+                    error,
+                    "not reloaded, the old configuration stays in use:\n{errors}"
+                );
                 shared.config.set(|state| state.error = Some(errors.clone()));
             }
         }

@@ -189,6 +189,19 @@ fn may(origins: &[Origin], headers: &HeaderMap, client: Client, own: Authority<'
     }
 }
 
+/// Returns the origin of the page that sent the request, if it is in the list.
+pub(crate) fn allowed_origin(
+    origins: &[Origin],
+    headers: &HeaderMap,
+    client: Client,
+    own: Authority<'_>,
+) -> Option<HeaderValue> {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    let (Some(origin), None) = (given.next(), given.next()) else { return None };
+    let text = origin.to_str().ok()?;
+    origins.iter().any(|rule| fits(rule, text, client.secure, own)).then(|| origin.clone())
+}
+
 /// The origin part of a URL: its scheme and authority.
 fn origin_of(url: &str) -> Option<&str> {
     let start = url.find("://")? + 3;

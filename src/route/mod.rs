@@ -41,6 +41,8 @@ pub struct RouteMatch<'a> {
     pub others: Vec<&'a RouteGuard>,
     /// The place of its route among the configured ones; `None` where no route is configured.
     pub place: Option<usize>,
+    /// The route itself; `None` where no route is configured.
+    pub route: Option<&'a Route>,
 }
 
 impl RouteMatch<'_> {
@@ -81,7 +83,13 @@ pub fn find<'a>(
 ) -> Result<Option<RouteMatch<'a>>, Unreadable> {
     if routes.is_empty() {
         let first = upstreams.first();
-        return Ok(first.map(|upstream| RouteMatch { upstream, watch: None, others: Vec::new(), place: None }));
+        return Ok(first.map(|upstream| RouteMatch {
+            upstream,
+            watch: None,
+            others: Vec::new(),
+            place: None,
+            route: None,
+        }));
     }
     let host = bare(host);
     // Where all routes have the same path, it does not matter how it is read.
@@ -111,7 +119,7 @@ fn matched<'a>(
     others.dedup();
     let guard = |other: &usize| routes.get(*other)?.watch.as_deref();
     let others = others.iter().filter(|other| Some(**other) != place).filter_map(guard).collect();
-    Some(RouteMatch { upstream, watch: found.watch.as_deref(), others, place })
+    Some(RouteMatch { upstream, watch: found.watch.as_deref(), others, place, route: Some(&found.route) })
 }
 
 /// The path of a route as it is compared: its normal form, which `config` has checked, without a final slash.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{BoundBus, BusMembers, environment};
 use crate::config::{AdminAddress, Config};
+use crate::events::tell;
 
 /// Starts the hub on a thread of its own. A failure is logged and ends nothing: workers then deliver messages to their
 /// own clients only, as they do without stickyd.
@@ -24,7 +25,8 @@ pub(crate) fn start(config: &Config, members: &Arc<BusMembers>, stop: Cancellati
         .inspect(|_| members.serves(socket.clone()))
         .inspect_err(|error| {
             let socket = socket.display();
-            tracing::warn!(%socket, %error, "cannot start the bus: messages reach the clients of one worker only");
+            tell!(members.metrics.events, Bus, warn,
+                %socket, %error, "cannot start the bus: messages reach the clients of one worker only");
         })
         .ok()
 }

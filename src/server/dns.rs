@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{self, Address, Group, GroupPlace, MAX_RANGE};
 use crate::control::Control;
+use crate::events::tell;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::addresses::DnsKey;
 use crate::upstream::health::jitter;
@@ -140,7 +141,7 @@ impl NameWatch {
     fn resolved(&self, ips: Vec<IpAddr>) -> bool {
         let (ours, ips): (Vec<_>, Vec<_>) = config::tidy(ips).into_iter().partition(|ip| self.is_ours(*ip));
         if !ours.is_empty() && !self.told.replace(true) {
-            tracing::warn!(upstream = %self.key.0, name = %self.host(), addresses = ?ours,
+            tell!(self.shared.events, Advice, warn, upstream = %self.key.0, name = %self.host(), addresses = ?ours,
                 "name resolves to stickyd's own listener: these addresses are ignored");
         }
         if ips.is_empty() {
@@ -154,17 +155,18 @@ impl NameWatch {
             let not_in = |these: &[IpAddr], those: &[IpAddr]| -> Vec<IpAddr> {
                 these.iter().filter(|ip| those.binary_search(ip).is_err()).copied().collect()
             };
-            tracing::info!(%upstream, %name, came = ?not_in(&ips, &had), went = ?not_in(&had, &ips),
+            tell!(self.shared.events, DnsChanged, info,
+                upstream = %upstream, %name, came = ?not_in(&ips, &had), went = ?not_in(&had, &ips),
                 addresses = ips.len(), "the addresses of a name have changed");
             self.shared.metrics.dns_changes.with_label_values(&[upstream]).inc();
             let over = self.workers(ips.len()) > MAX_RANGE;
             Control::new(self.shared.clone()).set_addresses(upstream, name, ips);
             if over {
-                tracing::warn!(%upstream, %name, used = MAX_RANGE,
+                tell!(self.shared.events, Advice, warn, upstream = %upstream, %name, used = MAX_RANGE,
                     "name resolves to more addresses than an entry may have workers: only the first are used");
             }
         } else if again {
-            tracing::info!(%upstream, %name, addresses = ips.len(), "name resolves again");
+            tell!(self.shared.events, DnsChanged, info, upstream = %upstream, %name, addresses = ips.len(), "name resolves again");
         }
         true
     }
@@ -190,8 +192,9 @@ impl NameWatch {
         if self.shared.unresolved.add(&self.key, reason) {
             let (upstream, name) = (&self.key.0, self.host());
             match self.config(|config| config.found.get(name).map_or(0, Vec::len)).unwrap_or(0) {
-                0 => tracing::warn!(%upstream, %name, reason, "name does not resolve: its workers are missing"),
-                kept => tracing::warn!(%upstream, %name, reason, kept,
+                0 => tell!(self.shared.events, DnsFailed, warn,
+                    upstream = %upstream, %name, reason, "name does not resolve: its workers are missing"),
+                kept => tell!(self.shared.events, DnsFailed, warn, upstream = %upstream, %name, reason, kept,
                     "name no longer resolves: its last addresses are kept"),
             }
         }

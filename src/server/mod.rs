@@ -8,6 +8,8 @@ mod bus;
 mod data_thread;
 mod dns;
 mod health_checks;
+mod lookout;
+mod sampler;
 mod start_error;
 mod stop;
 
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::affinity::pins::SHARDS;
@@ -25,6 +28,7 @@ use crate::clock;
 use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
+use crate::events::{Event, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
@@ -110,6 +114,13 @@ impl Server {
             let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
+        shared.events.tell(Event::new(
+            EventKind::Started,
+            Severity::Info,
+            format!("stickyd {} has started", env!("CARGO_PKG_VERSION")),
+        ));
+        let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
+        shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
         Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
     }
@@ -142,6 +153,7 @@ impl Server {
         }
         self.stop.control.cancel();
         ended.panicked |= self.control.join().is_err();
+        self.shared.history.save();
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
         ended
     }
@@ -226,10 +238,13 @@ fn control_thread(
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
-        let tell = notify.run(shared.clone(), pulses, gently);
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
+        let (tell, events) = (notify.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_stopping(events, gently)));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
@@ -237,6 +252,13 @@ fn control_thread(
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });
+}
+
+/// Tells that stickyd stops, once it does.
+async fn say_stopping(events: Arc<Events>, gently: CancellationToken) {
+    gently.cancelled().await;
+    let text = "stickyd stops: requests may finish, tunnels are closed";
+    events.tell(Event::new(EventKind::Stopping, Severity::Info, text.to_owned()));
 }
 
 /// Shards of the pin table that are swept between two looks for ejections that are over.

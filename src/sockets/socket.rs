@@ -166,7 +166,7 @@ impl Socket {
         let traffic = if way == Way::Up { &self.up } else { &self.down };
         traffic.moved(bytes, messages, now_s);
         if super::KEPT {
-            self.worker.series.sockets.carried(way, by, messages, bytes);
+            self.worker.series.carried(way, by, messages, bytes);
         }
     }
 
@@ -235,7 +235,7 @@ impl Socket {
         if self.holders.fetch_or(COUNTED, AcqRel) & COUNTED == 0 {
             let transport = transport_of(self.transport.fetch_or(COUNTED_LIVE, AcqRel));
             self.worker.series.sockets.opened(transport);
-            self.worker.series.socket_lives(transport, 1);
+            self.worker.series.socket_starts(transport);
         }
     }
 
@@ -329,7 +329,7 @@ impl Socket {
         }
         let last = self.transport.fetch_and(!COUNTED_LIVE, AcqRel);
         if last & COUNTED_LIVE != 0 {
-            self.worker.series.socket_lives(transport_of(last), -1);
+            self.worker.series.socket_ends(transport_of(last));
         }
         let age_s = clock::now_s().since(self.since_s);
         let default = if self.transport() == Transport::Polling { EndReason::Expired } else { EndReason::ClientGone };

@@ -19,6 +19,7 @@ use super::spawner::{PATIENCE, ProcessGroup};
 use super::{LogPage, OrderOutcome, PoolState, SpawnOrder, SpawnSettings, Target, Wish};
 use crate::config;
 use crate::control::Control;
+use crate::events::tell;
 use crate::state::Shared;
 
 /// Interval between two looks at the workers.
@@ -125,7 +126,9 @@ impl Manager {
             match self.pools.get_mut(&upstream.name) {
                 Some(pool) if pool.spawn == *spawn => {}
                 Some(pool) => pool.configure(upstream, spawn),
-                None => drop(self.pools.insert(upstream.name.clone(), Pool::new(upstream, spawn))),
+                None => drop(
+                    self.pools.insert(upstream.name.clone(), Pool::new(upstream, spawn, self.shared.events.clone())),
+                ),
             }
         }
         for pool in self.pools.values_mut().filter(|pool| !present.contains(&pool.name)) {
@@ -169,8 +172,10 @@ impl Manager {
             Err(error) => {
                 self.retry_at = Some(now + RETRY);
                 if !self.is_told {
-                    let socket = self.settings.spawner.as_ref().map(|path| path.display().to_string());
-                    tracing::error!(%error, socket = socket.unwrap_or_default(), "cannot reach or start the spawner");
+                    let socket =
+                        self.settings.spawner.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                    tell!(self.shared.events, Spawn, error,
+                        %error, socket, "cannot reach or start the spawner");
                 }
                 self.is_told = true;
             }
@@ -217,7 +222,10 @@ impl Manager {
     /// Compares what the spawner has with what is known: takes over, ends or mourns.
     fn greet(&mut self, hello: &Hello) {
         if hello.version != VERSION {
-            tracing::error!(
+            tell!(
+                self.shared.events,
+                Spawn,
+                error,
                 spawner = hello.version,
                 stickyd = VERSION,
                 "the spawner has another version; restart its service (this ends its workers)"
@@ -236,7 +244,8 @@ impl Manager {
         for one in hello.living.iter().filter(|living| !known.contains(&living.tag.id)) {
             let adopted = self.pools.get_mut(&one.tag.upstream).is_some_and(|pool| pool.adopt(one));
             if !adopted {
-                tracing::warn!(upstream = %one.tag.upstream, worker = one.tag.slot, pid = one.pid,
+                tell!(self.shared.events, Spawn, warn,
+                    upstream = %one.tag.upstream, worker = one.tag.slot, pid = one.pid,
                     "the spawner has a process that is not needed; it is ended");
                 self.link.send(&Request::Stop { id: one.tag.id, after_ms: 5_000 });
             }
@@ -252,12 +261,18 @@ impl Manager {
         self.questions.clear();
         let is_dead = !self.link.is_service() || self.spawner.is_some_and(is_dead);
         if !is_dead {
-            tracing::error!("the connection to the spawner has ended; its workers serve on");
+            tell!(self.shared.events, Spawn, error, "the connection to the spawner has ended; its workers serve on");
             return;
         }
         self.link.reap();
         let groups: Vec<_> = self.pools.values().flat_map(Pool::lives).filter_map(|life| life.group()).collect();
-        tracing::error!(workers = groups.len(), "the spawner has died: its workers are ended and started again");
+        tell!(
+            self.shared.events,
+            Spawn,
+            error,
+            workers = groups.len(),
+            "the spawner has died: its workers are ended and started again"
+        );
         groups.iter().for_each(|group| group.terminate());
         self.lost = Some((Instant::now(), groups));
     }

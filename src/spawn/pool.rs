@@ -21,6 +21,7 @@ use super::slot::{LifeStage, Reason, Renewal, Slot, WorkerLife};
 use super::{PoolState, RollState, Wish};
 use crate::config::spawn::{MOST_INSTANCES, Spawn};
 use crate::config::{self, Address, RemovedPolicy};
+use crate::events::{Events, tell};
 use crate::state::Shared;
 
 /// Age in milliseconds at which a process that is taken over counts as ready.
@@ -42,6 +43,7 @@ pub(super) struct World<'a> {
 pub(super) struct Pool {
     pub(super) name: String,
     pub(super) spawn: Arc<Spawn>,
+    events: Arc<Events>,
     upstream: config::Upstream,
     made_from: String,
     /// Number of workers, as configured or as an operator has set it.
@@ -54,11 +56,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(upstream: &config::Upstream, spawn: &Arc<Spawn>) -> Self {
+    pub(super) fn new(upstream: &config::Upstream, spawn: &Arc<Spawn>, events: Arc<Events>) -> Self {
         let made_from = made_from(spawn);
         Self {
             name: upstream.name.clone(),
             spawn: spawn.clone(),
+            events,
             upstream: upstream.clone(),
             made_from,
             wanted: spawn.instances,
@@ -79,7 +82,8 @@ impl Pool {
         }
         if before.differs(spawn) {
             self.made_from = made_from(spawn);
-            tracing::info!(upstream = %self.name, "the command or environment has changed: workers are replaced");
+            tell!(self.events, Spawn, info,
+                upstream = %self.name, "the command or environment has changed: workers are replaced");
             let all: Vec<u32> = self.slots.keys().copied().collect();
             self.renew(&all, Reason::Roll);
         }
@@ -118,7 +122,8 @@ impl Pool {
             // It served before this stickyd was started, so new sessions need not wait for its checks.
             life.stage = LifeStage::Ready;
         }
-        tracing::info!(upstream = %self.name, worker = living.tag.slot, pid = living.pid, "worker is taken up again");
+        tell!(self.events, Spawn, info,
+            upstream = %self.name, worker = living.tag.slot, pid = living.pid, "worker is taken up again");
         if slot.current.as_ref().is_some_and(|current| current.started > life.started) {
             return false;
         }

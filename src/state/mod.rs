@@ -22,15 +22,18 @@ use crate::bus::BusMembers;
 use crate::client_limits::ClientLimits;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
+use crate::events::Events;
+use crate::history::History;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::processes::Processes;
 use crate::route::Guarded;
 use crate::route::guard::RouteGuard;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
 use config_status::ConfigStatus;
-pub(crate) use readiness::Readiness;
+pub(crate) use readiness::{AppStatus, Readiness};
 pub(crate) use replay::{Replay, ReplayRoom};
 
 /// State that all threads share.
@@ -45,6 +48,12 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Every series of the metrics.
     pub metrics: Arc<Metrics>,
+    /// The numbers of the last day.
+    pub(crate) history: History,
+    /// The processes of workers, as far as they were found.
+    pub(crate) processes: Arc<Processes>,
+    /// What has happened: the same as in `metrics`.
+    pub events: Arc<Events>,
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
     /// Processes that are linked to the bus.
@@ -115,6 +124,9 @@ impl Shared {
             caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
             sessions: Sessions::new(&config.limits, keys, metrics.clone()),
             bus: BusMembers::new(metrics.clone()),
+            history: History::open(config.history.memory, config.state_dir.as_deref(), &metrics.events),
+            processes: Arc::default(),
+            events: metrics.events.clone(),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),

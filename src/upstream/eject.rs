@@ -20,6 +20,7 @@ use super::worker::{Worker, WorkerHealth};
 use super::{Member, Upstream};
 use crate::clock::{AtomicMillis, Millis};
 use crate::config::{self, AdminState};
+use crate::events::tell;
 use crate::locks::lock;
 pub(crate) use crate::metrics::labels::AttemptOutcome;
 use crate::telemetry::{say_full, say_rarely};
@@ -383,6 +384,7 @@ fn eject(upstream: &Upstream, worker: &Worker, why: AttemptOutcome, now_ms: Mill
     worker.mark_moved();
     worker.series.ejected(why);
     worker.notes.ejected(why.word(), now_ms, ms);
-    tracing::warn!(upstream = %worker.upstream, worker = %worker.name, why = why.word(), seconds = ms.div_ceil(1_000),
+    tell!(worker.series.events, WorkerEjected, warn,
+        upstream = %worker.upstream, worker = %worker.name, why = why.word(), seconds = ms.div_ceil(1_000),
         "worker ejected: it keeps its sessions and gets no new ones");
 }

@@ -23,6 +23,7 @@ use super::diagnostics;
 use super::worker::{self, Worker};
 use crate::clock;
 use crate::config::Health;
+use crate::events::tell;
 use checks::Memory;
 use client::Fault;
 use explanation::WrongAnswer;
@@ -113,11 +114,13 @@ impl HealthWatch {
         match (before == after, after) {
             (true, _) => {}
             (false, worker::WorkerHealth::Up) => {
-                tracing::info!(upstream = %worker.upstream, worker = %worker.name, from = before.word(),
+                tell!(worker.series.events, WorkerUp, info,
+                    upstream = %worker.upstream, worker = %worker.name, from = before.word(),
                     to = after.word(), check = outcome.word(), "worker changed state");
             }
             (false, _) => {
-                tracing::warn!(upstream = %worker.upstream, worker = %worker.name, from = before.word(),
+                tell!(worker.series.events, WorkerDown, warn,
+                    upstream = %worker.upstream, worker = %worker.name, from = before.word(),
                     to = after.word(), check = outcome.word(), "worker changed state");
             }
         }
@@ -130,7 +133,7 @@ impl HealthWatch {
         match checked {
             Ok(()) => self.hopeless.passed(),
             Err(Fault::Wrong(what, said)) if self.hopeless.answered(what, self.health.fall) => {
-                tracing::warn!(upstream = %worker.upstream, worker = %worker.name,
+                tell!(worker.series.events, Advice, warn, upstream = %worker.upstream, worker = %worker.name,
                     expected = explanation::expected(kind), came = explanation::came(what, &said),
                     advice = %explanation::advice(kind, what, &said), "worker has never passed its health check");
             }

@@ -30,6 +30,7 @@ use crate::config::rules::Protocol;
 use crate::config::{self, Affinity};
 use crate::cookie::{Jar, WorkerId, worker_id};
 use crate::engine_io::Handshake;
+use crate::events::tell;
 use crate::keys::Key;
 use crate::metrics::{Metrics, UpstreamSeries};
 use crate::rules::{self, LiveRule};
@@ -125,7 +126,8 @@ fn removed(named: &[Member], config: &config::Upstream, before: Option<&Upstream
     let left = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
     let left = left.filter(|worker| !is_named(worker) && worker.is_needed()).map(|worker| {
         if !worker.admin.is_removed() {
-            tracing::info!(upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
+            tell!(worker.series.events, WorkerRemoved, info,
+                upstream = %worker.upstream, worker = %worker.name, sessions = worker.sessions(),
                 policy = config.removed.word(), "worker removed from the configuration: no new sessions");
         }
         worker.change(AdminChange::Remove, config);

@@ -24,6 +24,7 @@ pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
 use crate::cookie::WorkerId;
+use crate::events::tell;
 use crate::metrics::WorkerSeries;
 use crate::upstream::seating::MovedMark;
 use crate::upstream::serial::WorkerSerial;
@@ -130,7 +131,9 @@ impl Worker {
     /// Whether anything is left that must end before the worker may be forgotten: a session, a tunnel, a request, or a
     /// request that may be on its way.
     pub fn is_needed(&self) -> bool {
-        let awaits_late = || self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms());
+        let awaits_late = || {
+            self.late_since.get().is_some_and(|since| since.saturating_add(LATE_REQUESTS + SEES_END) > clock::now_ms())
+        };
         self.sessions() > 0 || self.tunnels() > 0 || self.in_flight() > 0 || awaits_late()
     }
 
@@ -177,7 +180,8 @@ impl Worker {
     /// Ends an ejection whose time is over, and logs it. The control thread calls this a few times per second.
     pub(crate) fn refresh_ejection(&self) {
         if self.eject.end_if_over(clock::now_ms()) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
+            tell!(self.series.events, WorkerBack, info,
+                upstream = %self.upstream, worker = %self.name, "worker is back from its ejection");
             self.mark_moved();
         }
     }
@@ -297,7 +301,8 @@ impl Worker {
         let connected = self.life.connected(clock::now_ms());
         // Read first: a swap would move this cache line to the connecting thread at every connect.
         if self.refused.load(Relaxed) && self.refused.swap(false, Relaxed) {
-            tracing::info!(upstream = %self.upstream, worker = %self.name, again = connected.again,
+            tell!(self.series.events, WorkerUp, info,
+                upstream = %self.upstream, worker = %self.name, again = connected.again,
                 "worker accepts connections");
             self.mark_moved();
         }
@@ -309,7 +314,8 @@ impl Worker {
             self.series.restarts.inc();
             self.oracles.forget();
             self.eject.new_life(clock::now_ms());
-            tracing::info!(upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
+            tell!(self.series.events, WorkerRestarted, info,
+                upstream = %self.upstream, worker = %self.name, generation, "worker was restarted");
             self.mark_moved();
         }
     }
@@ -320,7 +326,8 @@ impl Worker {
         // Workers that never accepted a connect, such as empty ports of a range, are logged together by the health
         // checks.
         if first && self.life.was_seen() {
-            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+            tell!(self.series.events, WorkerDown, warn,
+                upstream = %self.upstream, worker = %self.name, address = %self.address,
                 state = self.health().word(), "worker refuses connections");
         }
     }
@@ -398,7 +405,8 @@ impl Worker {
     pub fn fresh_refusal(&self, now_ms: Millis) {
         if self.fresh_refusals.add(now_ms) {
             self.shared_at.set(Some(now_ms));
-            tracing::warn!(upstream = %self.upstream, worker = %self.name, address = %self.address,
+            tell!(self.series.events, Advice, warn,
+                upstream = %self.upstream, worker = %self.name, address = %self.address,
                 "worker refuses sessions it made itself: several processes share this address. \
                  Give each its own port (PM2: increment_var: 'PORT'). While PM2 reloads, two always share it");
         }

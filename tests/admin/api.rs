@@ -86,6 +86,7 @@ fn typed(template: &str, status: u16, value: &Value) {
         paths::OPENAPI => {}
         paths::RELOAD if status != 200 => same::<api::ReloadFailure>(value),
         _ if status != 200 => same::<api::ErrorAnswer>(value),
+        paths::EVENTS => same::<api::EventsAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
         paths::LOGS => same::<api::LogsAnswer>(value),

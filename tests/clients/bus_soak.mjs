@@ -131,9 +131,12 @@ await sleep(3000);
 // A client counts for a message if it was connected from a second before it until three seconds after it.
 let expected = 0, missed = 0, duplicates = 0;
 const examples = [];
+messages.sort((one, other) => one.began - other.began);
 for (const client of clients) {
+  let at = -1; // the last span that began a second before the message
   for (const { text, began, acked } of messages) {
-    const whole = client.spans.some(({ from, to }) => from < began - 1000 && to > acked + 3000);
+    while (client.spans[at + 1]?.from < began - 1000) at += 1;
+    const whole = at >= 0 && client.spans[at].to > acked + 3000;
     const count = client.got.get(text) ?? 0;
     if (count > 1) duplicates += 1;
     if (!whole) continue;

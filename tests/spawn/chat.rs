@@ -86,7 +86,8 @@ async fn people_in_the_chat_talk_before_and_after_a_deploy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_browsers_on_two_workers_talk() {
     // Both have one address. With cookies, the page itself would tie both to the worker of that address.
-    let binary = Binary::with(&config(&chat(4)).replace("[upstream.app]", "[upstream.app]\naffinity = [\"socket.io\"]"));
+    let binary =
+        Binary::with(&config(&chat(4)).replace("[upstream.app]", "[upstream.app]\naffinity = [\"socket.io\"]"));
     all_ready(&binary, 4);
     let mut browsers = Process::start("node", ["chat_browsers.mjs", &binary.url("")]);
     let present = browsers.line().await.expect("both pages show both names");

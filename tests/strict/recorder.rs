@@ -1,19 +1,38 @@
 //! A worker that records every byte and answers everything that its judge accepts as a request.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+
+use socket2::SockRef;
 
 use super::judge::{self, Seen};
 use crate::support::wait::wait_for;
 
-#[derive(Default)]
+/// `MSG_PEEK | MSG_DONTWAIT` of Linux.
+const LOOK_ONLY: i32 = 0x02 | 0x40;
+
 struct Leg {
+    stream: TcpStream,
     bytes: Vec<u8>,
     /// The number of bytes that have been judged.
     judged: usize,
     answered: usize,
     over: bool,
+}
+
+impl Leg {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, bytes: Vec::new(), judged: 0, answered: 0, over: false }
+    }
+
+    /// Whether nothing waits in the socket and all that was read is answered. Bytes are read under the lock, so none
+    /// are between the socket and `bytes` here.
+    fn is_idle(&self) -> bool {
+        let waits = SockRef::from(&self.stream).recv_with_flags(&mut [MaybeUninit::uninit()], LOOK_ONLY);
+        self.over || (self.answered == self.bytes.len() && !matches!(waits, Ok(1..)))
+    }
 }
 
 /// The recording worker and what it has received.
@@ -31,7 +50,7 @@ impl Recorder {
         // The thread ends with the process of the test.
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                let leg = Arc::<Mutex<Leg>>::default();
+                let leg = Arc::new(Mutex::new(Leg::new(stream.try_clone().unwrap())));
                 all.lock().unwrap().push(leg.clone());
                 std::thread::spawn(move || serve(stream, &leg));
             }
@@ -44,10 +63,7 @@ impl Recorder {
     pub(super) fn since(&self) -> Result<Vec<Seen>, String> {
         wait_for("the worker's connections are idle", || {
             let legs = self.legs.lock().unwrap();
-            legs.iter().all(|leg| {
-                let leg = leg.lock().unwrap();
-                leg.over || leg.answered == leg.bytes.len()
-            })
+            legs.iter().all(|leg| leg.lock().unwrap().is_idle())
         });
         let mut seen = Vec::new();
         let mut danger = None;
@@ -74,8 +90,9 @@ impl Recorder {
 
 fn serve(mut stream: TcpStream, leg: &Mutex<Leg>) {
     let mut chunk = [0; 16 * 1024];
-    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+    while let Ok(1..) = stream.peek(&mut chunk[..1]) {
         let mut leg = leg.lock().unwrap();
+        let Ok(count @ 1..) = stream.read(&mut chunk) else { break };
         leg.bytes.extend_from_slice(&chunk[..count]);
         loop {
             match judge::request(&leg.bytes[leg.answered..]) {
@@ -87,7 +104,7 @@ fn serve(mut stream: TcpStream, leg: &Mutex<Leg>) {
                 Ok(None) => break,
                 Err(_) => {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
-                    let _ = stream.shutdown(std::net::Shutdown::Write);
+                    let _ = stream.shutdown(Shutdown::Write);
                     leg.answered = usize::MAX;
                     break;
                 }
@@ -103,6 +120,8 @@ fn serve(mut stream: TcpStream, leg: &Mutex<Leg>) {
     // Later bytes are evidence, too.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
+    // The leg has a descriptor of its own, which would keep the connection open.
+    let _ = stream.shutdown(Shutdown::Both);
     let mut leg = leg.lock().unwrap();
     leg.bytes.append(&mut rest);
     leg.over = true;

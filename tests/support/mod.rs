@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod engine_io;
 pub(crate) mod engines;

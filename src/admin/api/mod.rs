@@ -8,6 +8,7 @@
 #![allow(missing_docs, reason = "conf/openapi.json describes every field, and the tests hold each answer against it")]
 
 mod bodies;
+mod event;
 pub mod paths;
 mod session;
 mod socket;
@@ -19,6 +20,7 @@ mod worker;
 use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
+pub use event::{EventView, EventsAnswer};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{

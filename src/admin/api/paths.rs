@@ -3,8 +3,11 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub const BROADCAST: &str = "/api/v1/broadcast";
+pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const HEALTH: &str = "/api/v1/health";
+pub const HISTORY: &str = "/api/v1/history";
+pub const LIVE: &str = "/api/v1/live";
 pub const LOG: &str = "/api/v1/log";
 pub const LOGS: &str = "/api/v1/logs";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
@@ -23,10 +26,13 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 19] = [
+pub const PATHS: [(&str, &[&str]); 22] = [
     (BROADCAST, &["post"]),
+    (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (HEALTH, &["get"]),
+    (HISTORY, &["get"]),
+    (LIVE, &["get"]),
     (LOG, &["get", "put"]),
     (LOGS, &["get"]),
     (OPENAPI, &["get"]),

@@ -78,7 +78,10 @@ fn upstream(out: &mut String, app: &ImportedApp, listen: u16) {
     if let Some(port) = app.port {
         let _ = writeln!(out, "port = {port}");
     }
-    comment(out, "Socket.IO's messages reach the clients of all workers; false if the application spreads them itself:");
+    comment(
+        out,
+        "Socket.IO's messages reach the clients of all workers; false if the application spreads them itself:",
+    );
     let _ = writeln!(out, "bus = \"auto\"");
     if !app.environment.is_empty() {
         let _ = writeln!(out, "[upstream.{}.spawn.env]", app.upstream);

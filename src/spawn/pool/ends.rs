@@ -6,6 +6,7 @@ use super::super::protocol::{Exit, ProcessId, Request};
 use super::super::slot::{LifeStage, OVER_LOOKS, Reason, WorkerLife};
 use super::{Pool, World, leave_until};
 use crate::config;
+use crate::events::tell;
 use crate::state::Shared;
 use crate::upstream::admin_state::AdminChange;
 
@@ -91,10 +92,11 @@ impl Pool {
         let (pid, wait_ms) = (life.pid.unwrap_or_default(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
         let how = exit.words();
         if is_loop {
-            tracing::error!(upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms,
+            tell!(self.events, Spawn, error, upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms,
                 last_lines = last, "worker ends again and again (crash loop)");
         } else {
-            tracing::warn!(upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms, last_lines = last,
+            tell!(self.events, Spawn, warn,
+                upstream = %self.name, worker = number, pid, how, next_start_ms = wait_ms, last_lines = last,
                 "worker has ended; it is started again");
         }
         // The successor is there already.
@@ -127,7 +129,8 @@ impl Pool {
             }
         }
         if let Some((number, bytes)) = over {
-            tracing::warn!(upstream = %self.name, worker = number, bytes, limit = limit.unwrap_or_default(),
+            tell!(self.events, WorkerMemory, warn,
+                upstream = %self.name, worker = number, bytes, limit = limit.unwrap_or_default(),
                 "worker uses more memory than `max_memory`: it is replaced");
             self.renew(&[number], Reason::Memory);
         }

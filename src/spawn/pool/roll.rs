@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::super::slot::{LifeStage, Reason, Renewal};
 use super::super::{RollOutcome, RollState};
 use super::{Pool, World};
+use crate::events::tell;
 
 impl Pool {
     /// Replaces these workers, one after the other. Workers that wait for their next start are started at once.
@@ -20,7 +21,8 @@ impl Pool {
             Some(roll) if roll.outcome == RollOutcome::Running => roll.total = roll.replaced + count,
             roll => {
                 self.rolls += 1;
-                tracing::info!(upstream = %self.name, workers = count, reason = reason.word(), "workers are replaced");
+                tell!(self.events, Spawn, info,
+                    upstream = %self.name, workers = count, reason = reason.word(), "workers are replaced");
                 *roll = Some(RollState {
                     id: self.rolls,
                     outcome: RollOutcome::Running,
@@ -49,7 +51,8 @@ impl Pool {
         if waiting.peek().is_none() {
             if let Some(roll) = self.roll.as_mut().filter(|roll| roll.outcome == RollOutcome::Running) {
                 roll.outcome = RollOutcome::Done;
-                tracing::info!(upstream = %self.name, workers = roll.replaced, "all workers were replaced");
+                tell!(self.events, Spawn, info,
+                    upstream = %self.name, workers = roll.replaced, "all workers were replaced");
             }
             return;
         }
@@ -84,7 +87,7 @@ impl Pool {
             self.drop_successor(number, world);
         }
         self.slots.values_mut().for_each(|slot| slot.renewal = None);
-        tracing::error!(upstream = %self.name, why, last_lines = last_lines.join("\n"),
+        tell!(self.events, Spawn, error, upstream = %self.name, why, last_lines = last_lines.join("\n"),
             "the replacement of workers has stopped; the others stay");
         if let Some(roll) = self.roll.as_mut().filter(|roll| roll.outcome == RollOutcome::Running) {
             (roll.outcome, roll.why, roll.last_lines) = (RollOutcome::Failed, Some(why), last_lines);

@@ -8,6 +8,7 @@ use super::super::protocol::{ProcessId, Request, StartRequest, Tag};
 use super::super::slot::{LifeStage, Reason, Slot, WorkerLife};
 use super::{Pool, World, leave_until};
 use crate::config::Address;
+use crate::events::tell;
 use crate::state::Shared;
 use crate::upstream::worker::Checks;
 
@@ -51,10 +52,11 @@ impl Pool {
                     let (address, pid) = (life.address.to_string(), life.pid.unwrap_or_default());
                     metrics.started(name, took.as_secs_f64());
                     let ready_after_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                    tracing::info!(upstream = %name, worker = number, %address, pid, ready_after_ms, "worker is ready");
+                    tell!(self.events, Spawn, info,
+                        upstream = %name, worker = number, %address, pid, ready_after_ms, "worker is ready");
                 } else if took >= SLOW_START && !life.is_told_slow {
                     life.is_told_slow = true;
-                    tracing::warn!(upstream = %name, worker = number, address = %life.address,
+                    tell!(self.events, Spawn, warn, upstream = %name, worker = number, address = %life.address,
                         why = life.why_unhealthy(), "worker was started but is not healthy yet");
                 }
             }
@@ -146,7 +148,7 @@ impl Pool {
         let wait = slot.backoff.ended(Duration::ZERO).max(Duration::from_millis(200));
         slot.next_start = Some(world.now + wait);
         if slot.why.as_ref() != Some(&why) {
-            tracing::error!(upstream = %self.name, worker = number, why, "worker cannot be started");
+            tell!(self.events, Spawn, error, upstream = %self.name, worker = number, why, "worker cannot be started");
         }
         slot.why = Some(why.clone());
         if slot.renewal.is_some() {

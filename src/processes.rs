@@ -1,7 +1,7 @@
 //! The processes of workers on this machine, and stickyd's own: pid, CPU, memory, descriptors, read from /proc.
 //!
 //! The rule "only `config` reads files" (ARCHITECTURE.md, invariant 11) is about configuration, and none is read here.
-//! /proc is read only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
+//! /proc is searched only on request, on a thread of its own since that may take long, at most once in [`FRESH`], and
 //! within bounds. Who holds a listening socket is searched for once: while the socket and its process stay, only the
 //! process is read again, and a socket whose process was not found is searched for again after [`SEARCH_AGAIN`]. A
 //! worker's process is the one that holds its listening socket; if several do (a master and its children), it is the
@@ -99,7 +99,8 @@ pub(crate) struct Processes {
 }
 
 impl Processes {
-    fn last(&self) -> Arc<ProcessTable> {
+    /// Returns the last result, however old it is.
+    pub(crate) fn last(&self) -> Arc<ProcessTable> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -169,6 +170,32 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
         now.cpu_percent = share(old, now, then, at);
     }
     ProcessTable { at: Some(at), workers, own, descriptors: Some(descriptors::open() as u64), holders }
+}
+
+/// What a process uses, read in one look at a single file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Usage {
+    /// CPU time since the start of the process, user and system, in seconds.
+    pub(crate) cpu_s: f64,
+    pub(crate) memory_bytes: u64,
+}
+
+/// Returns what a process uses now, if it is still the one that was found. This takes some 10 µs, so that it may be
+/// done once per second on the control thread.
+pub(crate) fn usage(process: &Process) -> Option<Usage> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
+    usage_of(&stat, process.started_ticks)
+}
+
+fn usage_of(stat: &str, started_ticks: u64) -> Option<Usage> {
+    let (_, after) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = after.split_ascii_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    #[allow(clippy::cast_precision_loss, reason = "ticks of a process have far less than 53 bits")]
+    let cpu_s = (number(11)? + number(12)?) as f64 / TICKS_PER_SECOND;
+    // The resident set is field 24, in pages.
+    let memory_bytes = number(21)?.saturating_mul(rustix::param::page_size() as u64);
+    (number(19)? == started_ticks).then_some(Usage { cpu_s, memory_bytes })
 }
 
 /// Reads the process of stickyd itself.
@@ -347,6 +374,10 @@ mod tests {
         assert_eq!((read.memory_bytes, read.virtual_bytes, read.threads), (2 << 20, 4 << 20, 4));
         assert_eq!(read.started_ticks, 100);
         assert_eq!(process("", ""), None);
+        let page = rustix::param::page_size() as u64;
+        let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 4096 3";
+        assert_eq!(usage_of(stat, 100), Some(Usage { cpu_s: 2.0, memory_bytes: 3 * page }));
+        assert_eq!((usage_of(stat, 101), usage_of("", 0)), (None, None), "another process has its pid");
         assert!(is_shared(2, "node") && is_shared(1, "PM2 v5.3.0: God") && !is_shared(1, "node"));
     }
 

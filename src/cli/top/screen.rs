@@ -1,0 +1,202 @@
+//! The terminal of `stickyd top`: raw mode and the alternate screen, given back however the command ends; and the loop
+//! over keys, looks and signals.
+//!
+//! Looks and orders run on a thread of their own, so that keys are answered at once while stickyd is slow or away.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossterm::event::{self, Event, KeyEvent, KeyEventKind};
+use crossterm::style::{Attribute, Color, Print, SetAttribute, SetForegroundColor};
+use crossterm::terminal::{self, BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate};
+use crossterm::{cursor, execute, queue};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::link::{Link, TopOrder};
+use super::model::{Action, Model};
+use super::view::{self, Line};
+
+/// What the loop waits for.
+enum Message {
+    Key(KeyEvent),
+    Resized,
+    Looked(Result<super::link::Look, String>),
+    Told(Result<String, String>),
+    /// The terminal has gone away, or a signal ends the command.
+    End,
+}
+
+/// What the thread that talks to stickyd waits for.
+enum Wish {
+    Look,
+    Do(TopOrder),
+}
+
+/// Shows the tables until the user quits; returns the exit code.
+pub(super) fn run(link: Link, every: Duration) -> u8 {
+    match show(link, every) {
+        Ok(()) => 0,
+        Err(error) => {
+            // A closed output does not change the result.
+            let _ = writeln!(io::stderr(), "error: cannot use the terminal: {error}");
+            1
+        }
+    }
+}
+
+fn show(link: Link, every: Duration) -> io::Result<()> {
+    let _given_back = Screen::take()?;
+    let (tell, messages) = channel();
+    let (wish, wishes) = channel();
+    for (name, work) in threads(link, every, wishes, &tell) {
+        thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    }
+    let (mut model, mut before) = (Model::new(), Vec::new());
+    loop {
+        let (columns, rows) = terminal::size()?;
+        draw(&view::draw(&model, columns, rows), &mut before)?;
+        let Ok(message) = messages.recv() else { return Ok(()) };
+        match message {
+            Message::Key(key) => match model.key(key, view::page(&model, rows)) {
+                Action::Quit => return Ok(()),
+                Action::None => {}
+                // The thread runs as long as this loop.
+                Action::Refresh => drop(wish.send(Wish::Look)),
+                Action::Do(order) => drop(wish.send(Wish::Do(order))),
+            },
+            Message::Resized => {
+                before.clear();
+                execute!(io::stdout(), Clear(ClearType::All))?;
+            }
+            Message::Looked(look) => model.update(look),
+            Message::Told(outcome) => model.told(outcome),
+            Message::End => return Ok(()),
+        }
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Returns the threads that fill the channel. They end with the process: a blocked read of the terminal has no other
+/// end.
+fn threads(link: Link, every: Duration, wishes: Receiver<Wish>, tell: &Sender<Message>) -> [(&'static str, Work); 3] {
+    let (to_keys, to_link, to_signals) = (tell.clone(), tell.clone(), tell.clone());
+    [
+        ("keys", Box::new(move || read_keys(&to_keys))),
+        ("link", Box::new(move || talk(link, every, &wishes, &to_link))),
+        ("signals", Box::new(move || wait_for_signal(&to_signals))),
+    ]
+}
+
+fn read_keys(tell: &Sender<Message>) {
+    loop {
+        let message = match event::read() {
+            Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Message::Key(key),
+            Ok(Event::Resize(..)) => Message::Resized,
+            Ok(_) => continue,
+            Err(_) => Message::End,
+        };
+        let is_end = matches!(message, Message::End);
+        if tell.send(message).is_err() || is_end {
+            return;
+        }
+    }
+}
+
+/// Looks each `every`, and carries out orders at once, with a look after each.
+fn talk(mut link: Link, every: Duration, wishes: &Receiver<Wish>, tell: &Sender<Message>) {
+    let words = |error: super::RemoteError| error.to_string().trim_start_matches("error: ").to_owned();
+    loop {
+        let next = Instant::now() + every;
+        if tell.send(Message::Looked(link.look().map_err(words))).is_err() {
+            return;
+        }
+        match wishes.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(Wish::Do(order)) => drop(tell.send(Message::Told(link.order(&order).map_err(words)))),
+            Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Ends the loop at SIGTERM, SIGHUP and SIGINT, so that the terminal is given back.
+fn wait_for_signal(tell: &Sender<Message>) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()];
+        let [Ok(mut term), Ok(mut hangup), Ok(mut interrupt)] = kinds.map(signal) else { return };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = hangup.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    let _ = tell.send(Message::End);
+}
+
+/// The terminal while it is taken; dropping this gives it back.
+struct Screen;
+
+impl Screen {
+    fn take() -> io::Result<Self> {
+        // A panic prints its message after the terminal is given back, so that it can be read.
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            give_back();
+            before(panic);
+        }));
+        terminal::enable_raw_mode()?;
+        let taken = Self;
+        execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide, Clear(ClearType::All))?;
+        Ok(taken)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Gives the terminal back; harmless if it was given back before.
+fn give_back() {
+    // A terminal that has gone away needs nothing.
+    let _ = execute!(io::stdout(), SetAttribute(Attribute::Reset), cursor::Show, terminal::LeaveAlternateScreen);
+    let _ = terminal::disable_raw_mode();
+}
+
+/// Writes the lines that differ from those on the screen.
+fn draw(lines: &[Line], before: &mut Vec<Line>) -> io::Result<()> {
+    let mut out = Vec::new();
+    queue!(out, BeginSynchronizedUpdate)?;
+    for (at, line) in lines.iter().enumerate() {
+        if before.get(at) == Some(line) {
+            continue;
+        }
+        queue!(out, cursor::MoveTo(0, u16::try_from(at).unwrap_or(u16::MAX)), SetAttribute(Attribute::Reset))?;
+        style(line.look, &mut out)?;
+        queue!(out, Print(&line.text), SetAttribute(Attribute::Reset), Clear(ClearType::UntilNewLine))?;
+    }
+    if before.len() > lines.len() {
+        queue!(out, cursor::MoveTo(0, u16::try_from(lines.len()).unwrap_or(u16::MAX)), Clear(ClearType::FromCursorDown))?;
+    }
+    queue!(out, EndSynchronizedUpdate)?;
+    *before = lines.to_vec();
+    let mut terminal = io::stdout().lock();
+    terminal.write_all(&out)?;
+    terminal.flush()
+}
+
+fn style(look: view::Look, out: &mut Vec<u8>) -> io::Result<()> {
+    match look {
+        view::Look::Plain => Ok(()),
+        view::Look::Title => queue!(out, SetAttribute(Attribute::Bold)),
+        view::Look::Head => queue!(out, SetAttribute(Attribute::Bold), SetForegroundColor(Color::Cyan)),
+        view::Look::Selected => queue!(out, SetAttribute(Attribute::Reverse)),
+        view::Look::Bad => queue!(out, SetForegroundColor(Color::Red)),
+        view::Look::Warn => queue!(out, SetForegroundColor(Color::Yellow)),
+        view::Look::Quiet => queue!(out, SetAttribute(Attribute::Dim)),
+    }
+}

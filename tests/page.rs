@@ -1,0 +1,9 @@
+//! The page for browsers: in a real Chromium, over the bridge of `stickyd page` and over TCP; its files; its pure parts.
+
+mod bridge;
+mod files;
+mod live;
+mod looks;
+mod orders;
+mod pure;
+mod token;
