@@ -14,11 +14,12 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Hub;
+use super::far::FarOutcome;
 use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
-use crate::events::tell;
 use crate::printable::printable;
+use crate::events::tell;
 use crate::telemetry::say_full;
 
 /// Time in which a connection must say who it is.
@@ -124,7 +125,9 @@ impl<'a> LinkedMember<'a> {
     fn join(hub: &'a Rc<Hub>, hello: LinkHello, outbox: &'a Rc<Outbox>) -> Self {
         let key = (hello.upstream.clone(), hello.path.clone());
         let group = hub.groups.borrow_mut().entry(key.clone()).or_default().clone();
+        let is_first = group.borrow().near().next().is_none();
         let lost = group.borrow_mut().join(Instant::now(), &hello, outbox, hub.position.get());
+        hub.far.changed(&key, &mut group.borrow_mut(), is_first);
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
             tell!(
@@ -158,7 +161,10 @@ impl<'a> LinkedMember<'a> {
                 Incoming::Hello(_) => return Err(LinkError::NoHello),
                 Incoming::Publish(publish) => self.publish(now, &publish),
                 Incoming::Direct { to, payload } => {
-                    self.group.borrow().direct(self.id, to, &payload);
+                    let group = self.group.borrow();
+                    if !group.direct(self.id, to, &payload) {
+                        self.hub.far.direct(&self.key, &group, self.id, to, &payload);
+                    }
                 }
                 Incoming::Session(update) => self.group.borrow_mut().session(now, self.id, *update),
                 Incoming::Restore(query) => {
@@ -176,21 +182,13 @@ impl<'a> LinkedMember<'a> {
         let published = self.group.borrow_mut().publish(now, self.id, position, publish, &mark);
         self.unconfirmed.borrow_mut().push_back((publish.sequence, mark));
         self.published.notify_one();
-        let series = &self.hub.members.metrics.bus;
+        self.hub.count(&self.key, &published);
         if !published.known {
-            series.messages.inc();
-            series.copies.inc_by(published.sent as u64);
-        }
-        if published.duplicates {
-            series.duplicates.inc();
-            let (upstream, path) = (&self.key.0, &self.key.1);
-            tell!(
-                self.hub.members.metrics.events, Bus, warn,
-                upstream = %upstream,
-                %path,
-                "several workers send the same messages, so clients get each of them more \
-                than once: the application seems to spread messages itself; remove that, or set bus = false"
-            );
+            // What is sent is counted on the way.
+            let outcome = self.hub.far.publish(&self.key, &self.group.borrow(), self.id, publish);
+            if outcome == FarOutcome::TooLong {
+                self.hub.members.metrics.bus.far.too_long.inc();
+            }
         }
     }
 
@@ -215,8 +213,10 @@ impl<'a> LinkedMember<'a> {
 
 impl Drop for LinkedMember<'_> {
     fn drop(&mut self) {
-        if self.group.borrow_mut().leave(Instant::now(), self.id, self.outbox) {
+        let mut group = self.group.borrow_mut();
+        if group.leave(Instant::now(), self.id, self.outbox) {
             self.hub.members.leave(self.id);
+            self.hub.far.changed(&self.key, &mut group, false);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Series of the bus: messages among workers, what did not reach them, and what linked processes say about themselves.
 
 use prometheus::register_int_counter_with_registry as counter;
-use prometheus::{IntCounter, Registry};
+use prometheus::{
+    IntCounter, IntGauge, Registry, register_int_counter_vec_with_registry, register_int_gauge_with_registry,
+};
 
 use super::families::{Families, Family, value};
 
@@ -13,6 +15,31 @@ pub struct BusSeries {
     pub(crate) slow: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) unrecoverable: IntCounter,
+    /// Messages between machines, by what became of them.
+    pub(crate) far: FarSeries,
+}
+
+/// Counters of messages between the hubs of several machines.
+pub(crate) struct FarSeries {
+    pub(crate) sent: IntCounter,
+    pub(crate) received: IntCounter,
+    pub(crate) dropped: IntCounter,
+    pub(crate) too_long: IntCounter,
+    pub(crate) unreadable: IntCounter,
+    /// Members of other machines.
+    pub(crate) members: IntGauge,
+}
+
+impl FarSeries {
+    fn new(r: &Registry) -> prometheus::Result<Self> {
+        let help = "Messages between the hubs of several machines, by result.";
+        let all = register_int_counter_vec_with_registry!("stickyd_bus_fleet_messages_total", help, &["result"], r)?;
+        let [sent, received, dropped, too_long, unreadable] =
+            ["sent", "received", "dropped", "too_long", "unreadable"].map(|one| all.with_label_values(&[one]));
+        let help = "Socket.IO servers on other machines that the bus reaches over the fleet.";
+        let members = register_int_gauge_with_registry!("stickyd_bus_fleet_workers", help, r)?;
+        Ok(Self { sent, received, dropped, too_long, unreadable, members })
+    }
 }
 
 impl BusSeries {
@@ -30,6 +57,7 @@ impl BusSeries {
                 "Warnings that several workers send the same messages.", r)?,
             unrecoverable: counter!("stickyd_bus_recovery_dropped_total",
                 "Messages and sessions that were dropped early because a group holds 64 MB of them.", r)?,
+            far: FarSeries::new(r)?,
         })
     }
 }

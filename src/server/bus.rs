@@ -20,7 +20,7 @@ pub(crate) fn start(config: &Config, members: &Arc<BusMembers>, stop: Cancellati
     let socket = socket(config)?;
     // Workers that stickyd starts get the preload from their spawner; this one is for all others.
     let preload = config.state_dir.as_deref().map_or(Ok(()), |dir| environment::write_preload(dir).map(drop));
-    let started = preload.and_then(|()| BoundBus::bind(&socket)).and_then(|bound| bound.start(members.clone(), stop));
+    let started = preload.and_then(|()| BoundBus::bind(&socket)).and_then(|bound| bound.start(members.clone(), None, stop));
     started
         .inspect(|_| members.serves(socket.clone()))
         .inspect_err(|error| {
