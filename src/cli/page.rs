@@ -158,7 +158,8 @@ fn words(url: &str, address: SocketAddr, admin: &str, ssh: Option<&SshLogin>) ->
 
 /// Opens the address in a browser; a failure is told and changes nothing.
 fn open(url: &str) {
-    let quiet = |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let quiet =
+        |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Err(error) = quiet(Command::new("xdg-open").arg(url)) {
         let _ = writeln!(io::stderr(), "no browser was opened: xdg-open: {error}");
     }

@@ -6,6 +6,7 @@
 
 mod bus;
 mod data_thread;
+mod far_bus;
 mod dns;
 mod health_checks;
 mod lookout;
@@ -98,7 +99,7 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
-        let bus = bus::start(&config, &shared.bus, stop.control.clone());
+        let bus = bus::start(&config, &shared, stop.control.clone());
         let (reload, asks) = mpsc::channel(1);
         let (spawned, orders) = SpawnHandle::new();
         let control = {

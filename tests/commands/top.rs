@@ -14,14 +14,20 @@ struct Terminal(Process);
 impl Terminal {
     fn start(size: &str, binary: &Binary) -> Self {
         let admin = format!("unix:{}", binary.admin().display());
-        let command = ["terminal.py", size, env!("CARGO_BIN_EXE_stickyd"), "top", "--every", "200ms", "--admin", &admin];
+        let command =
+            ["terminal.py", size, env!("CARGO_BIN_EXE_stickyd"), "top", "--every", "200ms", "--admin", &admin];
         Self(Process::start(clients_dir().join(".venv/bin/python"), command))
     }
 
     async fn ask(&mut self, command: Value) -> Value {
         self.0.command(&command.to_string()).await;
         let answer = self.0.line().await.expect("the terminal runs");
-        assert!(answer["error"].is_null(), "{command}: {}\n{}", answer["error"], answer["screen"].as_str().unwrap_or_default());
+        assert!(
+            answer["error"].is_null(),
+            "{command}: {}\n{}",
+            answer["error"],
+            answer["screen"].as_str().unwrap_or_default()
+        );
         answer
     }
 

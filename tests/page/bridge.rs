@@ -93,7 +93,9 @@ fn the_bridge_asks_every_request_for_its_key() {
 fn the_bridge_accepts_no_foreign_host() {
     let (_worker, binary) = stickyd();
     let bridge = Bridge::start(&binary, &[]);
-    for (host, status) in [("evil.example", 403), ("localhost:1", 200), ("127.0.0.1", 200), ("127.0.0.1.evil.example", 403)] {
+    for (host, status) in
+        [("evil.example", 403), ("localhost:1", 200), ("127.0.0.1", 200), ("127.0.0.1.evil.example", 403)]
+    {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(Raw::connect(bridge.address()).ask(&request).status(), status, "{host}");
     }

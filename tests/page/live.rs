@@ -23,7 +23,9 @@ pub(super) async fn stickyd(count: usize) -> (Vec<Worker>, Binary) {
 
 /// Clients that stay connected by WebSocket, with these options of their library.
 pub(super) async fn stay(binary: &Binary, n: u64, io: Value) -> Load {
-    let mut load = Load::start(json!({"urls": [binary.url("")], "n": n, "messages": 1, "keep": true, "timeout": 120_000, "io": io}));
+    let mut load = Load::start(
+        json!({"urls": [binary.url("")], "n": n, "messages": 1, "keep": true, "timeout": 120_000, "io": io}),
+    );
     load.event("all-upgraded").await;
     load
 }
@@ -90,10 +92,15 @@ async fn a_hidden_tab_lets_the_stream_go() {
     let bridge = Bridge::start(&binary, &[]);
     let mut browser = Browser::open(bridge.url()).await;
     browser.see(".side .link", "live").await;
-    let resources = "performance.getEntriesByType('resource').filter((one) => one.name.includes('/api/v1/live')).length";
+    let resources =
+        "performance.getEntriesByType('resource').filter((one) => one.name.includes('/api/v1/live')).length";
     assert_eq!(browser.run(resources).await, 0, "the stream is open: only ended requests are entries");
     browser.ask(json!({"do": "hide", "hidden": true})).await;
-    browser.run(&format!("new Promise((done) => {{ const look = () => {resources} ? done() : setTimeout(look, 20); look() }})")).await;
+    browser
+        .run(&format!(
+            "new Promise((done) => {{ const look = () => {resources} ? done() : setTimeout(look, 20); look() }})"
+        ))
+        .await;
     browser.ask(json!({"do": "hide", "hidden": false})).await;
     browser.see(".side .link", "live").await;
 }

@@ -143,10 +143,7 @@ async fn the_configuration_is_reloaded_and_a_session_is_explained() {
     browser.press(&["g", "o"]).await;
     browser.see(".headline.warn .first", "The edited configuration is not in use").await;
     std::fs::write(&file, text).unwrap();
-    wait_for_async("the file is good again", async || {
-        admin::post_reload(&binary).0 == 200
-    })
-    .await;
+    wait_for_async("the file is good again", async || admin::post_reload(&binary).0 == 200).await;
     browser.gone(".headline.warn", "").await;
     browser.press(&["g", "x"]).await;
     browser.fill("#search", "https://app.example/socket.io/?EIO=4&transport=polling&sid=U5KBuAZD9-LsPcr1AAAB").await;

@@ -12,7 +12,10 @@ fn stickyd(worker: &RawWorker, admin: &str) -> Binary {
     let file = std::env::temp_dir().join(format!("stickyd-page-token-{}", std::process::id()));
     std::fs::write(&file, TOKEN).unwrap();
     let workers = format!("workers = [{{ address = \"{}\", name = \"w\" }}]", worker.address);
-    Binary::with(&format!("state_dir = \".\"\n[admin]\n{}\n[upstream.app]\n{workers}", admin.replace("FILE", &file.display().to_string())))
+    Binary::with(&format!(
+        "state_dir = \".\"\n[admin]\n{}\n[upstream.app]\n{workers}",
+        admin.replace("FILE", &file.display().to_string())
+    ))
 }
 
 #[tokio::test]

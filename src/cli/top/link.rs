@@ -8,7 +8,7 @@ use hyper::Method;
 use super::super::remote::{AdminClient, NO_BODY, RemoteError};
 use super::super::sockets::Filters;
 use crate::admin::api::{
-    ClosedSocket, CloseOneOrder, GraceOrder, SocketView, SocketsAnswer, StatusAnswer, WorkerView, WorkersAnswer, paths,
+    CloseOneOrder, ClosedSocket, GraceOrder, SocketView, SocketsAnswer, StatusAnswer, WorkerView, WorkersAnswer, paths,
 };
 
 /// Number of most recently active sockets that the busiest are selected from.

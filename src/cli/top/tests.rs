@@ -145,7 +145,9 @@ fn an_order_never_turns_to_another_row_while_it_is_asked_for() {
     press(&mut asked, &[KeyCode::Char('m')]);
     // Meanwhile another worker has become ill and is the first row.
     asked.update(Ok(model(3, 0).look.unwrap()));
-    let Action::Do(TopOrder::Worker { worker, .. }) = press(&mut asked, &[KeyCode::Char('y')]) else { panic!("an order") };
+    let Action::Do(TopOrder::Worker { worker, .. }) = press(&mut asked, &[KeyCode::Char('y')]) else {
+        panic!("an order")
+    };
     assert_eq!(worker, "127.0.0.1:3000");
 }
 
