@@ -22,6 +22,7 @@ mod descriptors;
 mod drain;
 mod engine_io;
 mod events;
+mod fleet;
 mod header_list;
 mod history;
 mod hpack;

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Reload(reload) => ExitCode::from(reload.run()),
         Command::Status(status) => ExitCode::from(status.run()),
         Command::Workers(workers) => ExitCode::from(workers.run()),
+        Command::Fleet(fleet) => ExitCode::from(fleet.run()),
         Command::Sockets(sockets) => ExitCode::from(sockets.run()),
         Command::Page(page) => ExitCode::from(page.run()),
         Command::Top(top) => ExitCode::from(top.run()),

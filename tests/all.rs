@@ -25,6 +25,7 @@ mod dns;
 mod docs;
 mod drain;
 mod eject;
+mod fleet;
 mod guards;
 mod health;
 mod http;

@@ -34,6 +34,7 @@ const LAYERS: &[&str] = &[
     "events",
     "metrics",
     "bus",
+    "fleet",
     "net",
     "body",
     "cookie",

@@ -13,6 +13,7 @@ pub(crate) mod auth;
 mod bind;
 mod broadcast;
 mod events;
+pub(crate) mod fleet;
 pub(crate) mod layers;
 mod linked;
 mod live;
@@ -236,6 +237,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::HISTORY => get(live::history),
         paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
+        paths::FLEET => get(fleet::show),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
         paths::LOGS => get(spawn::logs),

@@ -11,6 +11,7 @@ mod close;
 mod drain;
 mod events;
 mod explain;
+mod fleet;
 mod import;
 mod log;
 mod logs;
@@ -43,6 +44,7 @@ pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
+pub(crate) use fleet::FleetCommand;
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
@@ -99,6 +101,13 @@ pub enum Command {
     /// `stickyd workers restart` replaces the workers that stickyd starts, one after the other: each successor starts
     /// beside the worker and must be healthy before the worker's sessions are ended.
     Workers(WorkersCommand),
+    /// Show the stickyds that share a Redis with this one, and what differs among them
+    ///
+    /// With --check the exit code is 1 if something differs, or if Redis does not answer. With --acl the line of a
+    /// user with the rights that stickyd needs in Redis is printed, and no stickyd has to run.
+    ///
+    /// Example: stickyd fleet --check --config stickyd.toml
+    Fleet(FleetCommand),
     /// List live sockets, filtered and sorted, or show all details of one
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes

@@ -17,7 +17,7 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history, limits,
+    AdminListener, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet, history, limits,
     listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
@@ -117,6 +117,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         upstreams,
         routes: Vec::new(),
         admin: AdminListener::none(),
+        fleet: None,
         limits: Limits::default(),
         history: HistoryConfig::default(),
         log: Log::default(),
@@ -153,6 +154,7 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let routes = routes::read(context, &mut root, &upstreams);
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
+    let fleet = fleet::read(context, &mut root, secret.is_some(), &upstreams);
     let limits = limits::read(&mut root);
     let history = history::read(&mut root);
     let log = log::read(&mut root);
@@ -163,6 +165,11 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     addresses::no_way_to_admin(context, &admin.listener, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
     quick_spawn::check(context, &listeners, &upstreams, spawner.is_some());
+    let mut upstreams: Vec<_> = upstreams.into_iter().map(|read| read.upstream).collect();
+    if let Some(fleet) = &fleet {
+        let started = upstreams.iter_mut().filter(|upstream| upstream.spawn.is_some());
+        started.for_each(|upstream| upstream.machine = Some(fleet.name.as_str().into()));
+    }
     Config {
         secret,
         state_dir,
@@ -171,9 +178,10 @@ fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
         introduces: false,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
-        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
+        upstreams,
         routes,
         admin: admin.listener,
+        fleet,
         limits,
         history,
         log,

@@ -12,6 +12,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+mod fleet;
 pub mod guards;
 mod health;
 mod history;
@@ -59,6 +60,7 @@ pub use eject::Eject;
 pub use error::Errors;
 pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
+pub use fleet::{Fleet, RedisAddress, RedisPlace, RedisTls};
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use history::HistoryConfig;
 pub use limits::Limits;
@@ -106,6 +108,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The admin listener. A change needs a restart.
     pub admin: AdminListener,
+    /// The other stickyds and the Redis between them; `None`: this stickyd is alone. A change needs a restart.
+    pub fleet: Option<Fleet>,
     /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
     /// Memory for the numbers of the last day. A change needs a restart.
@@ -123,6 +127,7 @@ impl Config {
             ("spawner", self.spawner != new.spawner),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
+            ("[fleet]", self.fleet != new.fleet),
             ("[limits] pins", self.limits.pins != new.limits.pins),
             ("[limits] sockets", self.limits.sockets != new.limits.sockets),
             ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
@@ -266,6 +271,8 @@ pub struct Upstream {
     pub tls: Option<Arc<WorkerTls>>,
     /// The workers that stickyd starts; `None`: others start the workers in `groups`.
     pub spawn: Option<Arc<spawn::Spawn>>,
+    /// Name of this stickyd, which tells the workers that it starts from those of the other stickyds of a fleet.
+    pub machine: Option<Arc<str>>,
 }
 
 impl Upstream {
@@ -305,6 +312,7 @@ impl Upstream {
             labels: Arc::default(),
             tls: None,
             spawn: None,
+            machine: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 mod bus;
 mod events;
 pub(crate) mod families;
+mod fleet;
 pub(crate) mod labels;
 mod limits;
 pub(crate) mod liveness;
@@ -35,6 +36,7 @@ use crate::locks::lock;
 use families::{Families, Family, value};
 
 pub(crate) use bus::{BusSample, BusSeries};
+pub(crate) use fleet::FleetSeries;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
@@ -52,6 +54,8 @@ pub struct Metrics {
     pub limits: LimitSeries,
     /// Series of the bus.
     pub bus: BusSeries,
+    /// Series of the fleet.
+    pub(crate) fleet: Arc<FleetSeries>,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
@@ -235,6 +239,7 @@ impl Metrics {
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
             bus: BusSeries::new(&r)?,
+            fleet: FleetSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             spawn: spawn::SpawnSeries::register(&r)?,

@@ -8,6 +8,7 @@ mod bus;
 mod data_thread;
 mod far_bus;
 mod dns;
+mod fleet;
 mod health_checks;
 mod lookout;
 mod sampler;
@@ -59,6 +60,7 @@ pub struct Server {
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
     bus: Option<JoinHandle<()>>,
+    fleet: Option<JoinHandle<()>>,
     reload: reload::ReloadSender,
     spawned: SpawnHandle,
 }
@@ -72,7 +74,11 @@ impl Server {
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
-        let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
+        let keys = match &config.fleet {
+            Some(_) => Keys::of_fleet(&secret),
+            None => Keys::random().map_err(|_| StartError::Random)?,
+        };
+        let shared = Shared::new(&config, secret, keys);
         // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);
         let mut listeners = listener::ListenerSet::new(parent.sockets, config.threads);
@@ -100,6 +106,8 @@ impl Server {
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
         let bus = bus::start(&config, &shared, stop.control.clone());
+        let fleet = fleet::start(&shared, stop.control.clone());
+        let fleet = fleet.inspect_err(|_| stop.abandon()).map_err(StartError::Thread)?;
         let (reload, asks) = mpsc::channel(1);
         let (spawned, orders) = SpawnHandle::new();
         let control = {
@@ -123,7 +131,7 @@ impl Server {
         let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
         shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
-        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
+        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, fleet, reload, spawned })
     }
 
     /// Returns the channel that requests a reload of the file.
@@ -156,6 +164,7 @@ impl Server {
         ended.panicked |= self.control.join().is_err();
         self.shared.history.save();
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
+        ended.panicked |= self.fleet.is_some_and(|fleet| fleet.join().is_err());
         ended
     }
 }

@@ -24,6 +24,7 @@ use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::events::Events;
 use crate::history::History;
+use crate::fleet::Fleet;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::processes::Processes;
@@ -117,12 +118,19 @@ impl Shared {
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new());
         let snapshot = Snapshot::build(config.upstreams.iter(), GlobalRules::of(config, None), &secret, &metrics, None);
+        let sessions = Sessions::new(&config.limits, keys.clone(), metrics.clone());
+        if let Some(settings) = &config.fleet {
+            match Fleet::new(settings, &secret, metrics.fleet.clone()) {
+                Ok(fleet) => sessions.join(Arc::new(fleet)),
+                Err(_) => tracing::error!("cannot derive the keys of the fleet: this stickyd stays alone"),
+            }
+        }
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
-            caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
-            sessions: Sessions::new(&config.limits, keys, metrics.clone()),
+            caps: ClientLimits::new(&config.limits, descriptors::limit(), keys, metrics.clone()),
+            sessions,
             bus: BusMembers::new(metrics.clone()),
             history: History::open(config.history.memory, config.state_dir.as_deref(), &metrics.events),
             processes: Arc::default(),

@@ -88,6 +88,7 @@ fn typed(template: &str, status: u16, value: &Value) {
         _ if status != 200 => same::<api::ErrorAnswer>(value),
         paths::EVENTS => same::<api::EventsAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
+        paths::FLEET => same::<api::FleetAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
         paths::LOGS => same::<api::LogsAnswer>(value),
         paths::PINS => same::<api::PinAnswer>(value),
@@ -243,6 +244,9 @@ fn every_answer_is_as_the_document_says() {
         json!({"app": {"values": [{"value": "x y", "sockets": 1}], "others": 0}})
     );
 
+    // The fleet; a whole answer is checked in `tests/fleet/members.rs`.
+    assert_eq!(api.get("/api/v1/fleet").0, 404);
+
     // The log level.
     assert_eq!(api.get("/api/v1/log").1, json!({"level": "info", "from": "environment", "file": "info"}));
     let mut put = |body: &str| api.ask("put", "/api/v1/log", "/api/v1/log", body);
@@ -303,6 +307,7 @@ fn every_answer_is_as_the_document_says() {
     });
     // Broadcasts are checked against the document in `tests/broadcast.rs`.
     let here = described.filter(|answer| !answer.starts_with("post /api/v1/broadcast "));
+    let here = here.filter(|answer| answer != "get /api/v1/fleet 200");
     let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
     assert_eq!(unseen, ["post /api/v1/reload 503"], "only while stickyd stops");
 }

@@ -5,6 +5,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub const BROADCAST: &str = "/api/v1/broadcast";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
+pub const FLEET: &str = "/api/v1/fleet";
 pub const HEALTH: &str = "/api/v1/health";
 pub const HISTORY: &str = "/api/v1/history";
 pub const LIVE: &str = "/api/v1/live";
@@ -26,10 +27,11 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 22] = [
+pub const PATHS: [(&str, &[&str]); 23] = [
     (BROADCAST, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
+    (FLEET, &["get"]),
     (HEALTH, &["get"]),
     (HISTORY, &["get"]),
     (LIVE, &["get"]),
