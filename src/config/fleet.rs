@@ -43,6 +43,8 @@ pub struct Fleet {
     pub lookup_timeout: Duration,
     /// Whether pins are shared; default true.
     pub pins: bool,
+    /// Whether the bus reaches the workers of the other stickyds; default true.
+    pub bus: bool,
 }
 
 /// Address of one Redis, or of the Sentinels or the cluster through which one is found.
@@ -140,6 +142,7 @@ pub(crate) fn read(
     let prefix = section.text("prefix", "a word such as \"stickyd\"").and_then(|text| prefix(context, text));
     let lookup_timeout = section.take("lookup_timeout").and_then(|item| values::duration(item, LOOKUPS));
     let pins = section.take("pins").and_then(ConfigItem::boolean).unwrap_or(true);
+    let bus = section.take("bus").and_then(ConfigItem::boolean).unwrap_or(true);
     section.finish();
     upstreams.iter().for_each(|read| have_names(context, read));
     Some(Fleet {
@@ -149,6 +152,7 @@ pub(crate) fn read(
         prefix: prefix.unwrap_or_else(|| "stickyd".to_owned()),
         lookup_timeout: lookup_timeout.unwrap_or(Duration::from_millis(20)),
         pins,
+        bus,
     })
 }
 

@@ -67,7 +67,7 @@ pub use eject::Eject;
 pub use error::Errors;
 pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
-pub use fleet::{Fleet, RedisAddress, RedisPlace, RedisTls};
+pub(crate) use fleet::{Fleet, RedisAddress, RedisPlace, RedisTls};
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use history::HistoryConfig;
 pub use limits::Limits;

@@ -19,7 +19,7 @@ const ERRORS: [&str; 9] =
 const MESSAGES: [&str; 4] = ["sent", "received", "dropped", "bad_seal"];
 
 /// Counters of the fleet.
-pub struct FleetSeries {
+pub(crate) struct FleetSeries {
     lookups: IntCounterVec,
     errors: IntCounterVec,
     messages: IntCounterVec,

@@ -7,6 +7,7 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod far_bus;
 mod fleet;
 mod guards;
 mod health_checks;
@@ -107,7 +108,7 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
-        let bus = bus::start(&config, &shared.bus, stop.control.clone());
+        let bus = bus::start(&config, &shared, stop.control.clone());
         let fleet = fleet::start(&shared, stop.control.clone());
         let fleet = fleet.inspect_err(|_| stop.abandon()).map_err(StartError::Thread)?;
         let (reload, asks) = mpsc::channel(1);
