@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         Command::Log(log) => ExitCode::from(log.run()),
         Command::Bus(bus) => ExitCode::from(bus.run()),
         Command::Completions(completions) => ExitCode::from(completions.run()),
+        Command::Reference(reference) => ExitCode::from(reference.run()),
+        Command::Man(man) => ExitCode::from(man.run()),
     }
 }
 

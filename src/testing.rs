@@ -36,9 +36,9 @@ pub mod clock {
 pub mod config {
     pub use crate::config::{
         AdminAddress, AdminState, Affinity, Buffers, CheckTarget, ClientAuth, Config, Diagnostic, Drain, Eject, Errors,
-        Expected, Health, HealthKind, Limits, Listener, Log, LogFormat, Redirect, RemovedPolicy, SameSite, Severity,
-        Tls, Tunnels, Upstream, check_level, for_command_line, guards, labels, load, load_with_warnings, parse,
-        parse_with, rules,
+        Expected, Health, HealthKind, HistoryConfig, Limits, Listener, Log, LogFormat, Redirect, RemovedPolicy,
+        SameSite, Severity, Tls, Tunnels, Upstream, check_level, for_command_line, guards, labels, load,
+        load_with_warnings, parse, parse_with, rules,
     };
 }
 
@@ -48,9 +48,13 @@ pub mod cookie {
 
 pub mod engine_io {
     pub use crate::engine_io::{
-        Handshake, MAX_REFUSAL, MAX_SID, OpenPacket, RequestTransport, Sid, is_refusal, open_packet, raw_eio_and_sid,
-        recognise, says_goodbye, websocket_open,
+        ConnectPacket, Handshake, MAX_REFUSAL, MAX_SID, OpenPacket, PacketKind, RequestTransport, Sid, is_refusal,
+        open_packet, packet_kind, packets, raw_eio_and_sid, recognise, says_goodbye, websocket_open,
     };
+}
+
+pub mod jwt {
+    pub use crate::jwt::{Claims, KeySet, TokenFault, TokenTerms, Unverified, verify};
 }
 
 pub mod keys {
@@ -116,5 +120,6 @@ pub mod websocket {
         CloseCode, FIRST_BYTES_MAX, FirstText, Mark, Observed, Observer, Sender, Signal, close_frame, first_text,
         ping_frame,
     };
+    pub use crate::websocket::gate::{Gate, Keeper};
     pub use crate::websocket::round_trip::{RoundTrips, Thresholds};
 }

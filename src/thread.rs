@@ -10,8 +10,8 @@ pub(crate) mod registered;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +19,8 @@ use crate::clock::Seconds;
 use crate::clock::{self, Millis};
 use crate::config::Limits;
 use crate::min_rate::Transfers;
+use crate::outbound::{Outbound, OutboundFault, OutboundSettings};
+use crate::route::forward_auth::ForwardGuard;
 use crate::state::Shared;
 use crate::upstream::connections::WorkerConnections;
 use crate::upstream::serial::WorkerSerial;
@@ -26,6 +28,12 @@ use crate::upstream::serial::WorkerSerial;
 use idle_clients::Spare;
 pub(crate) use registered::{ListenerRemoved, LiveHandle, Registered, ThreadOrder};
 use registered::{Share, ThreadEntry};
+
+/// Maximum number of connections to the service of one guard that stay open between two questions.
+const SERVICE_CONNECTIONS: usize = 16;
+
+/// Maximum number of questions to one service per second; handshakes have limits of their own (`rate`).
+const SERVICE_RATE: u64 = 100_000;
 
 /// Seconds that an idle client connection has to end on its own before it is cut.
 const LINGER_S: u32 = 15;
@@ -82,6 +90,8 @@ pub struct Thread {
     ended: Cell<u32>,
     live: RefCell<slab::Slab<ThreadEntry>>,
     spare: Spare,
+    /// Clients that ask the services of guards, one per guard.
+    services: RefCell<Vec<(Weak<ForwardGuard>, Outbound)>>,
 }
 
 impl Thread {
@@ -99,6 +109,7 @@ impl Thread {
             request_ids: Cell::new(crate::random::u64()),
             live: RefCell::default(),
             spare: Spare::default(),
+            services: RefCell::default(),
             stopping: Cell::new(false),
             requests_cut: Cell::new(false),
             last_second: Cell::new(Seconds::START),
@@ -106,6 +117,27 @@ impl Thread {
             ended: Cell::new(shared.sessions.sockets.ended()),
             shared,
         })
+    }
+
+    /// Returns this thread's client for the service of a guard.
+    ///
+    /// # Errors
+    /// Fails if TLS cannot be set up.
+    pub(crate) fn service_client(&self, guard: &Arc<ForwardGuard>) -> Result<Outbound, OutboundFault> {
+        let mut all = self.services.borrow_mut();
+        all.retain(|(known, _)| known.strong_count() > 0);
+        if let Some((_, client)) = all.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(guard))) {
+            return Ok(client.clone());
+        }
+        let mut settings = OutboundSettings::new(guard.config().target.authorities.clone());
+        (settings.timeout, settings.idle, settings.per_second) =
+            (guard.config().timeout, SERVICE_CONNECTIONS, SERVICE_RATE);
+        let client = Outbound::new(&settings, &self.tasks)?;
+        // Its idle connections end with it, and a thread that stops waits for them.
+        if !self.is_stopping() {
+            all.push((Arc::downgrade(guard), client.clone()));
+        }
+        Ok(client)
     }
 
     /// Returns the limits of clients, as configured now.
@@ -167,6 +199,7 @@ impl Thread {
     /// first request may be on its way, and is still served.
     pub fn stop(&self, with_fresh: bool) {
         self.stopping.set(true);
+        self.services.borrow_mut().clear();
         for (_, live) in &*self.live.borrow() {
             if with_fresh || !live.fresh.get() {
                 live.tell(ThreadOrder::Stop);

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use x509_cert::certificate::{CertificateInner, Raw, Version};
-use x509_cert::der::Decode;
+use x509_cert::der::{Decode, Encode};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
@@ -26,6 +26,11 @@ impl ParsedCertificate {
             Version::V2 => 2,
             Version::V3 => 3,
         }
+    }
+
+    /// Returns the public key in DER (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7).
+    pub(crate) fn public_key(&self) -> Option<Vec<u8>> {
+        self.0.tbs_certificate().subject_public_key_info().to_der().ok()
     }
 
     /// Returns the DNS names of the certificate (RFC 5280 §4.2.1.6), in lower case. The common name is not one of them:

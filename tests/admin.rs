@@ -3,7 +3,11 @@
 mod access;
 mod access_log;
 mod api;
+mod events;
+mod history;
 mod layers;
+mod live;
 mod metrics;
+mod roles;
 mod status_and_metrics;
 mod traffic_health;

@@ -1,6 +1,7 @@
 //! The commands of the binary: those that talk to a running stickyd, and those that write configurations and units.
 
 mod import;
+mod reference;
 mod reload;
 mod running;
 mod service;

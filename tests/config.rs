@@ -10,6 +10,8 @@ mod errors_in_a_table;
 mod errors_of_addresses;
 mod guards;
 mod health;
+mod history;
+mod jwt;
 mod labels;
 mod logs_and_headers;
 mod rules;

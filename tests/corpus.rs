@@ -107,5 +107,6 @@ macro_rules! targets {
 }
 
 targets!(
-    head h2_head h2_filter cookie client proxy_protocol config sid handshake refusal frames answer route forwarded
+    head h2_head h2_filter cookie client proxy_protocol config sid handshake refusal frames answer route forwarded token
+    connect_packet
 );

@@ -274,6 +274,34 @@ fn addresses_of_both_families_are_workers() {
     unmoved(&binary, &sids);
 }
 
+/// Every address of a name is a worker, so a request that reaches none at one address tries the next.
+#[test]
+fn an_address_that_refuses_or_is_silent_is_passed_over() {
+    let ([a, b, c, _], port) = places();
+    let _worker = engine("c", c, port);
+    // Its queue is full, so that the kernel leaves connects unanswered.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(b, port).into()).unwrap();
+    socket.listen(0).unwrap();
+    let fill = || {
+        let at = SocketAddr::new(b, port);
+        std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)).ok()
+    };
+    let held: Vec<_> = std::iter::from_fn(fill).collect();
+    let names = Names::new(&[a, b, c]);
+    // No health check may sort the addresses out before the requests do.
+    let quiet = "health = { kind = \"tcp\", interval = \"1h\" }\nconnect_timeout = \"300ms\"\neject = false\n";
+    let binary = names.stickyd(&format!("{}{quiet}", text(&format!("\"app.test:{port}\""))));
+    for _ in 0..12 {
+        assert!(session(&binary).starts_with('c'));
+        assert_eq!(
+            Raw::connect(binary.address).ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").text(),
+            "c"
+        );
+    }
+    drop(held);
+}
+
 #[test]
 fn our_own_listener_is_not_a_worker() {
     let listener = free_address();

@@ -1,4 +1,5 @@
-//! The page for browsers: in a real Chromium, over the bridge of `stickyd page` and over TCP; its files; its pure parts.
+//! The page for browsers: in a real Chromium, over the bridge of `stickyd page` and over TCP; its files and its
+//! pure parts.
 
 mod bridge;
 mod files;

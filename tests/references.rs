@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Where texts are read: these folders, and the `.md` and `.toml` files beside them.
-const FOLDERS: [&str; 8] = ["src", "tests", "conf", "docs", "systemd", "examples", ".cargo", ".ci"];
+const FOLDERS: [&str; 9] = ["src", "tests", "conf", "docs", "packaging", "systemd", "examples", ".cargo", ".ci"];
 
 /// Folders with files of others, or with the output of tools.
 const SKIPPED: [&str; 9] =

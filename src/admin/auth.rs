@@ -24,10 +24,42 @@ const ACCESS: HeaderName = HeaderName::from_static("x-stickyd-access");
 /// Access rules of one address of the admin listener.
 pub(crate) struct AdminAuth {
     reach: Reach,
-    token: Option<Secret>,
+    tokens: AdminTokens,
     /// Names that the Host of a request without a token may have, in lower case.
     hosts: Vec<String>,
 }
+
+/// The bearer tokens of the admin listener; each is another one.
+#[derive(Clone, Default)]
+pub(crate) struct AdminTokens {
+    /// The token for everything.
+    pub(crate) write: Option<Secret>,
+    /// The token that can only read.
+    pub(crate) read: Option<Secret>,
+    /// The token that can only send messages to clients.
+    pub(crate) emit: Option<Secret>,
+}
+
+/// What the bearer of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AdminRole {
+    Writes,
+    Reads,
+    Emits,
+}
+
+impl AdminTokens {
+    /// Returns the role of a request's bearer; `None`: it bears no token, or a wrong one.
+    fn role(&self, headers: &HeaderMap) -> Option<AdminRole> {
+        let all = [(&self.write, AdminRole::Writes), (&self.read, AdminRole::Reads), (&self.emit, AdminRole::Emits)];
+        let bears =
+            |(token, _): &(&Option<Secret>, AdminRole)| token.as_ref().is_some_and(|token| bears(headers, token));
+        all.into_iter().find(bears).map(|(_, role)| role)
+    }
+}
+
+/// Paths at which messages are sent to clients.
+const EMITTING: [&str; 2] = [paths::BROADCAST, "/api/v1/emit"];
 
 /// Set of peers that can connect to the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +91,8 @@ pub(crate) struct AdminPeer(pub(crate) Option<u32>);
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
-    pub(crate) fn new(reach: Reach, token: Option<Secret>, hosts: Vec<String>) -> Self {
-        Self { reach, token, hosts }
+    pub(crate) fn new(reach: Reach, tokens: AdminTokens, hosts: Vec<String>) -> Self {
+        Self { reach, tokens, hosts }
     }
 
     /// Returns the set of peers that can connect to the listener.
@@ -68,10 +100,13 @@ impl AdminAuth {
         self.reach
     }
 
-    /// Returns who sends a request, for events: what is known for certain and is no secret.
+    /// Returns the sender of a request for events: only what is certain, and never a secret.
     fn operator(&self, request: &Request) -> String {
-        if self.token.as_ref().is_some_and(|token| bears(request.headers(), token)) {
-            return "the bearer of the token".to_owned();
+        match self.tokens.role(request.headers()) {
+            Some(AdminRole::Writes) => return "the bearer of the token".to_owned(),
+            Some(AdminRole::Reads) => return "the bearer of the read token".to_owned(),
+            Some(AdminRole::Emits) => return "the bearer of the emit token".to_owned(),
+            None => {}
         }
         match request.extensions().get::<AdminPeer>() {
             Some(AdminPeer(Some(0))) => "root".to_owned(),
@@ -96,33 +131,53 @@ impl AdminAuth {
             // Its answer shows only whether stickyd serves.
             return None;
         }
-        let bears = self.token.as_ref().is_some_and(|token| bears(headers, token));
+        let role = self.tokens.role(headers);
         // A page that was lured here (DNS rebinding) does not know the token. On the network nothing goes without it.
-        if !bears && self.reach != Reach::Network && !self.is_own(host, uri) {
+        if role.is_none() && self.reach != Reach::Network && !self.is_own(host, uri) {
             let why = "without a token, Host must be an IP address, localhost or one of [admin] hosts\n";
             return Some((StatusCode::FORBIDDEN, why));
         }
-        match (self.reach, &self.token) {
-            (Reach::Unix, _) if reads => None,
-            (Reach::Unix, _) => refuses_write(headers, false),
-            (Reach::Loopback, _) if reads => None,
+        match self.reach {
+            Reach::Unix | Reach::Loopback if reads => None,
             // The page asks for the token, and sends it with its requests to the API.
-            (Reach::Network, Some(_)) if reads && page::is_of_page(uri.path()) => None,
-            (_, None) => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
-            (_, Some(_)) if !bears => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
-            (_, Some(_)) if reads => None,
-            (_, Some(_)) => refuses_write(headers, true),
+            Reach::Network if reads && page::is_of_page(uri.path()) => None,
+            Reach::Unix => refuses_write(headers, false),
+            Reach::Loopback | Reach::Network => self
+                .refuses_over_tcp(role, reads, method, uri)
+                .map_or_else(|| if reads { None } else { refuses_write(headers, true) }, Some),
+        }
+    }
+
+    /// Rejects what the token of a request does not allow.
+    fn refuses_over_tcp(
+        &self,
+        role: Option<AdminRole>,
+        reads: bool,
+        method: &Method,
+        uri: &Uri,
+    ) -> Option<AuthRefusal> {
+        let emits = method == Method::POST && EMITTING.contains(&uri.path());
+        let can_be_allowed = reads || self.tokens.write.is_some() || (emits && self.tokens.emit.is_some());
+        match role {
+            Some(AdminRole::Writes) => None,
+            Some(AdminRole::Reads) if reads => None,
+            Some(AdminRole::Emits) if emits => None,
+            Some(AdminRole::Reads) => Some((StatusCode::FORBIDDEN, "this token can only read\n")),
+            Some(AdminRole::Emits) => Some((StatusCode::FORBIDDEN, "this token can only send messages to clients\n")),
+            None if !can_be_allowed => Some((StatusCode::FORBIDDEN, "writes over TCP need [admin] token_file\n")),
+            None => Some((StatusCode::UNAUTHORIZED, "wrong or missing bearer token\n")),
         }
     }
 
     /// Returns what the peer may do, for the page: `operate`, or `look` and why not more.
     fn access(&self, headers: &HeaderMap) -> &'static str {
-        match (self.reach, &self.token) {
-            (Reach::Unix, _) => "operate",
-            (_, None) => "look; no-token",
-            (_, Some(token)) if bears(headers, token) => "operate",
-            (_, Some(_)) if headers.contains_key(header::AUTHORIZATION) => "look; wrong-token",
-            (_, Some(_)) => "look; token-needed",
+        match self.tokens.role(headers) {
+            _ if self.reach == Reach::Unix => "operate",
+            Some(AdminRole::Writes) => "operate",
+            Some(AdminRole::Reads | AdminRole::Emits) => "look; read-token",
+            None if self.tokens.write.is_none() => "look; no-token",
+            None if headers.contains_key(header::AUTHORIZATION) => "look; wrong-token",
+            None => "look; token-needed",
         }
     }
 

@@ -4,13 +4,13 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::AdminAddress;
+use crate::config::{AdminAddress, AdminGroup};
 
 /// One bound address of the admin listener.
 pub(crate) enum BoundAdmin {
@@ -55,11 +55,11 @@ impl SocketFile {
 }
 
 /// Binds an address of the admin listener; none for [`AdminAddress::None`]. The socket file of a stickyd that has ended
-/// is replaced; that of a running one is not.
+/// is replaced; that of a running one is not. Members of `group` may use the socket, too.
 ///
 /// # Errors
 /// The error of the operating system; `AddrInUse` when another process answers at the address.
-pub(crate) fn bind(address: &AdminAddress) -> io::Result<Option<BoundAdmin>> {
+pub(crate) fn bind(address: &AdminAddress, group: Option<&AdminGroup>) -> io::Result<Option<BoundAdmin>> {
     match address {
         AdminAddress::None => Ok(None),
         AdminAddress::Tcp(address) => {
@@ -73,7 +73,7 @@ pub(crate) fn bind(address: &AdminAddress) -> io::Result<Option<BoundAdmin>> {
                 make_directory(directory)?;
             }
             remove_dead(path)?;
-            let listener = bind_private(path)?;
+            let listener = bind_private(path, group)?;
             Ok(Some(BoundAdmin::Unix(listener, SocketFile::of(path)?)))
         }
     }
@@ -88,15 +88,27 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Binds a socket that only its owner can use, from the first connect on: until it listens, all connects are refused,
-/// and it listens only once its mode is 0600. (A umask would apply to the whole process.)
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
+/// Binds a socket that only its owner and the group can use, from the first connect on: until it listens, all connects
+/// are refused, and it listens only once it has its mode. (A umask would apply to the whole process.)
+fn bind_private(path: &Path, group: Option<&AdminGroup>) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    if let Some(group) = group {
+        give_to(path, group).inspect_err(|_| _ = fs::remove_file(path))?;
+    }
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+/// Lets the members of a group use a socket. Without root, a process can do this for its own groups only.
+fn give_to(path: &Path, group: &AdminGroup) -> io::Result<()> {
+    chown(path, None, Some(group.id)).map_err(|error| {
+        let name = &group.name;
+        io::Error::new(error.kind(), format!("cannot give it to the group {name} ([admin] group): {error}"))
+    })?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))
 }
 
 /// Removes a stale socket file, on which no process answers. Other kinds of files stay, and so do sockets in doubt.
@@ -126,7 +138,7 @@ mod tests {
         }
 
         fn bind(&self, name: &str) -> io::Result<Option<BoundAdmin>> {
-            bind(&AdminAddress::Unix(self.0.join(name)))
+            bind(&AdminAddress::Unix(self.0.join(name)), None)
         }
     }
 

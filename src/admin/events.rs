@@ -95,7 +95,7 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         assert_eq!(since_of("17", now), Ok((Some(17), None)));
         assert_eq!(since_of("10m", now), Ok((None, Some(now - Duration::from_secs(600)))));
-        assert_eq!(since_of("900y", now), Ok((None, Some(SystemTime::UNIX_EPOCH))));
+        assert!(since_of("900y", now).is_ok_and(|(_, since)| since < Some(SystemTime::UNIX_EPOCH)));
         assert_eq!(since_of("1970-01-12T13:46:40Z", now), Ok((None, Some(now))));
         assert!(since_of("yesterday", now).is_err());
     }

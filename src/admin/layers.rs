@@ -108,7 +108,7 @@ async fn explain_timeout(mut response: Response) -> Response {
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) path: String,
-    /// Who asked, as far as it is known.
+    /// The sender of the request, as far as it is known.
     pub(crate) operator: String,
 }
 
@@ -120,7 +120,7 @@ fn audit(response: &Response, reach: Reach, events: &Events) {
     if matches!(*method, Method::GET | Method::HEAD) {
         tracing::debug!(target: "admin", %method, path, status, peer, "admin read");
     } else {
-        tracing::info!(target: "admin", %method, path, status, peer, "admin write");
+        tracing::info!(target: "admin", %method, path, status, peer, who = %operator, "admin write");
         // The guard's refusals are not the deeds of an operator, and could be many.
         if !matches!(status, 401 | 403 | 415) {
             let text = format!("{operator} asked for {method} {path} (status {status})");
@@ -162,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_not_ready_in_time_is_a_504_with_words() {
         let never = get(|| async { std::future::pending::<()>().await });
-        let guard = AdminAuth::new(Reach::Unix, None, Vec::new());
+        let guard = AdminAuth::new(Reach::Unix, auth::AdminTokens::default(), Vec::new());
         let router =
             around_within(Router::new().route("/never", never), guard, Events::new(), Duration::from_millis(10));
         let request = Request::get("/never").header(header::HOST, "localhost").body(Body::empty()).unwrap();

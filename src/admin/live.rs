@@ -1,8 +1,8 @@
 //! `/api/v1/live`: everything a page shows, as a stream of server-sent events: a snapshot, then a sample per second and
 //! each event as it happens. `/api/v1/history`: the samples of a span.
 //!
-//! A sample is written once for all viewers, who share its bytes. A viewer that falls behind gets a new snapshot, so
-//! that nothing is buffered for it beyond a few pieces. The stream ends as soon as stickyd stops, after the event that
+//! A sample is written once for all viewers, who share its bytes. A viewer that is too slow gets a new snapshot, so that
+//! nothing is buffered for it except a few pieces. The stream ends as soon as stickyd stops, after the event that
 //! says so. Left out: what a worker or stickyd itself looks like (`workers`, `status`).
 
 use std::collections::HashMap;
@@ -22,10 +22,10 @@ use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Api, ApiRefusal, events, refuse, sessions, status, workers};
-use crate::events::{ENTRIES, EventEntry, EventFilter};
+use crate::events::{ENTRIES, EventEntry, EventFilter, EventKind};
 use crate::history::{
     HistoryQuery, HistoryRange, LiveSample, MOST_NUMBERS, Numbers, OTHERS, UPSTREAM_NUMBERS, WORKER_NUMBERS,
     push_number, quoted, sum,
@@ -42,6 +42,9 @@ const PIECES: usize = 4;
 
 /// Interval between comments, so that a dead connection is noticed and a proxy does not close a silent one.
 const COMMENT: Duration = Duration::from_secs(15);
+
+/// Time at a stop to wait for the event that says so.
+const LAST_EVENT: Duration = Duration::from_millis(200);
 
 /// The streams of all viewers.
 pub(crate) struct Viewers(Arc<Semaphore>);
@@ -75,12 +78,9 @@ pub(crate) async fn stream(
     let seat = api.viewers.0.clone().try_acquire_owned().map_err(|_| full())?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.trim().parse().ok());
     let (pieces, written) = mpsc::channel(PIECES);
-    let (viewer, stopping) = (Viewer { api: api.clone(), range, last, pieces, _seat: seat }, api.stopping.clone());
-    api.spawn(async move {
-        if !stopping.is_cancelled() {
-            viewer.serve().await;
-        }
-    });
+    let viewer = Viewer { api: api.clone(), range, last, pieces, _seat: seat };
+    // It ends by itself when stickyd stops, after it has said so.
+    api.tasks.spawn_local(viewer.serve());
     let fields =
         [(header::CONTENT_TYPE, "text/event-stream"), (header::HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((fields, Body::new(LivePieces(written))).into_response())
@@ -112,7 +112,7 @@ impl HttpBody for LivePieces {
     }
 }
 
-/// One viewer.
+/// One viewer of the stream.
 struct Viewer {
     api: Api,
     range: HistoryRange,
@@ -182,14 +182,14 @@ impl Viewer {
         }
     }
 
-    /// Passes on the events that were told before stickyd began to stop, and the one that says so.
+    /// Passes on events up to the one that says that stickyd stops.
     async fn say_last(&mut self, told: &mut Receiver<Arc<EventEntry>>) {
-        let page = self.api.shared.events.page(&EventFilter { after: self.last, ..EventFilter::default() }, PAST);
-        for event in page.events {
+        while let Ok(Ok(event)) = timeout(LAST_EVENT, told.recv()).await {
             let piece = self.event(&event);
-            let _ = self.pieces.try_send(piece);
+            if self.pieces.try_send(piece).is_err() || event.kind == EventKind::Stopping {
+                return;
+            }
         }
-        told.resubscribe();
     }
 
     fn event(&mut self, event: &EventEntry) -> Bytes {

@@ -1,7 +1,7 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 in the state directory, and any further addresses of the file. Access to the
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
 //! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
 //! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
 //! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
@@ -27,6 +27,7 @@ mod status;
 mod workers;
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,6 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Secret;
 use crate::drain::close_requests::Closings;
 use crate::processes::ProcessTable;
 use crate::reload;
@@ -52,6 +52,7 @@ use crate::spawn::SpawnHandle;
 use crate::state::Shared;
 use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
+pub(crate) use auth::AdminTokens;
 use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
 use stats::History;
@@ -63,10 +64,13 @@ const CONNECTIONS: usize = 64;
 /// Time for a request's head to arrive.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// Time at a stop for answers and streams to send their last piece.
+const LAST_PIECE: Duration = Duration::from_millis(500);
+
 /// Settings of the admin listener, and its connections to the rest of stickyd.
 pub(crate) struct AdminSettings {
-    /// Token that writes over TCP must bear.
-    pub token: Option<Secret>,
+    /// Bearer tokens, by what they allow.
+    pub tokens: AdminTokens,
     /// Names that the Host of a request without a token may have.
     pub hosts: Vec<String>,
     /// Channel that requests a reload.
@@ -85,7 +89,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { token, hosts, reload, stopping, spawned } = settings;
+    let AdminSettings { tokens, hosts, reload, stopping, spawned } = settings;
     if bound.is_empty() {
         return;
     }
@@ -111,7 +115,7 @@ pub(crate) async fn serve(
         stop: stop_of_api,
     };
     for one in bound {
-        let guard = AdminAuth::new(reach(&one), token.clone(), hosts.clone());
+        let guard = AdminAuth::new(reach(&one), tokens.clone(), hosts.clone());
         let (router, address) = (router(api.clone(), guard), one.address());
         let (tasks_of_one, stop) = (tasks.clone(), stop.clone());
         tasks.spawn_local(async move {
@@ -185,9 +189,12 @@ fn spawn<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let stop = stop.clone();
     tasks.spawn_local(async move {
-        let _seat = seat;
+        let (_seat, mut connection) = (seat, pin!(connection));
         // A broken admin connection needs no handling.
-        let _ = stop.run_until_cancelled(connection).await;
+        if stop.run_until_cancelled(connection.as_mut()).await.is_none() {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(LAST_PIECE, connection).await;
+        }
     });
 }
 

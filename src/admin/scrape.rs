@@ -129,6 +129,8 @@ fn set_gauges(metrics: &Metrics, shared: &Shared) {
     metrics.clients.set(gauge(shared.clients.load(Relaxed)));
     metrics.sockets.listed.set(gauge(shared.sessions.sockets.len()));
     metrics.sockets.limit.set(gauge(shared.sessions.sockets.capacity()));
+    metrics.history_dropped.set(gauge(shared.history.dropped()));
+    metrics.history_bytes.set(gauge(shared.history.bytes()));
     let config = shared.config.now();
     let dropped = crate::telemetry::dropped();
     metrics.log_dropped.inc_by(dropped.saturating_sub(metrics.log_dropped.get()));

@@ -268,6 +268,26 @@ impl Sessions {
         ended.is_some()
     }
 
+    /// Returns the socket of a session, if it is on the list.
+    pub(crate) fn socket(&self, key: Key) -> Option<Arc<Socket>> {
+        self.pins.peek(key, Instant::now(), |pin| pin.listed().map(|listed| listed.socket().clone())).flatten()
+    }
+
+    /// Ends a session on behalf of a guard; its pin stays, so that the end is remembered.
+    pub(crate) fn end_by_guard(&self, key: Key) {
+        let end = |pin: &mut Pin| {
+            if let Some(listed) = pin.listed() {
+                listed.socket().set_end_reason(EndReason::Guard);
+            }
+            pin.end()
+        };
+        // Dropped after the table's lock is released.
+        let ended = self.pins.update(key, Instant::now(), end).flatten();
+        if ended.is_some() {
+            self.sockets.one_ended();
+        }
+    }
+
     /// Removes a pin: its worker died or refused the session, or the client ended the session.
     pub fn forget(&self, key: Key, why: EndReason) {
         if let Some(pin) = self.pins.remove(key)

@@ -14,9 +14,11 @@ mod explain;
 mod import;
 mod log;
 mod logs;
+mod man;
 mod page;
 mod progress;
 mod quick;
+mod reference;
 mod reload;
 mod remote;
 mod service;
@@ -46,7 +48,9 @@ pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
+pub(crate) use man::ManCommand;
 pub(crate) use page::PageCommand;
+pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
@@ -191,6 +195,15 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
+    /// Print every key of the configuration and every metric, as Markdown
+    ///
+    /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
+    ///
+    /// Example: stickyd reference keys
+    Reference(ReferenceCommand),
+    /// Write the manual pages of all commands into a folder
+    #[command(hide = true)]
+    Man(ManCommand),
 }
 
 /// The current folder as the shell names it: a link such as /srv/app/current stays one, because the next deployment
@@ -223,6 +236,9 @@ impl CompletionsCommand {
 #[derive(Debug, Args)]
 pub struct RunCommand {
     /// Configuration file; conf/stickyd.toml documents every key [default: /etc/stickyd/stickyd.toml, if it exists]
+    #[arg(value_name = "FILE", conflicts_with_all = ["config", "listen", "worker", "spawn", "command"])]
+    pub file: Option<PathBuf>,
+    /// Configuration file, as the other commands take it
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "worker", "spawn", "command"])]
     pub config: Option<PathBuf>,
     /// Address to accept clients on, with --spawn also :PORT; may be given several times [default with --spawn: PORT of
@@ -251,8 +267,12 @@ impl RunCommand {
         self.usage_error_without(Path::new(FILE))
     }
 
+    fn config_file(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.config.as_deref())
+    }
+
     fn usage_error_without(&self, default: &Path) -> Option<String> {
-        let given = self.config.is_some() || !self.listen.is_empty() || self.spawn.is_some();
+        let given = self.config_file().is_some() || !self.listen.is_empty() || self.spawn.is_some();
         (!given && !default.exists()).then(|| {
             format!(
                 "error: there is no configuration: {} does not exist\n\n\
@@ -271,15 +291,15 @@ impl RunCommand {
     /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
     /// warnings, since the log is set up only afterwards (its level is in the configuration).
     pub fn load(&self) -> (Option<Sources>, Loaded) {
-        if let (None, Some(instances)) = (&self.config, self.spawn) {
+        if let (None, Some(instances)) = (self.config_file(), self.spawn) {
             let config = config::for_spawn(&self.listen, instances, &self.command);
             let config = config.map(|config| self.with_bus(config));
             return (None, config.map(|config| with_admin_socket(Config { introduces: false, ..config })));
         }
-        if self.config.is_none() && !self.listen.is_empty() {
+        if self.config_file().is_none() && !self.listen.is_empty() {
             return (None, config::for_command_line(&self.listen, &self.worker).map(with_admin_socket));
         }
-        let (sources, loaded) = config::load_noting(self.config.as_deref().unwrap_or_else(|| Path::new(FILE)));
+        let (sources, loaded) = config::load_noting(self.config_file().unwrap_or_else(|| Path::new(FILE)));
         (Some(sources), loaded)
     }
 }

@@ -116,7 +116,7 @@ fn key() -> String {
     })
 }
 
-/// Whom and where a user has logged in to by SSH.
+/// The login by SSH that this session belongs to: its user, and the server's address.
 struct SshLogin {
     user: String,
     host: String,
@@ -158,9 +158,9 @@ fn words(url: &str, address: SocketAddr, admin: &str, ssh: Option<&SshLogin>) ->
 
 /// Opens the address in a browser; a failure is told and changes nothing.
 fn open(url: &str) {
-    let quiet =
-        |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    if let Err(error) = quiet(Command::new("xdg-open").arg(url)) {
+    let mut command = Command::new("xdg-open");
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = command.spawn() {
         let _ = writeln!(io::stderr(), "no browser was opened: xdg-open: {error}");
     }
 }

@@ -17,7 +17,17 @@ fn the_command_line_definition_is_valid() {
 
 #[test]
 fn run_takes_a_file_or_addresses_but_not_both() {
-    assert_eq!(run(&["--config", "a.toml"]).unwrap().config, Some("a.toml".into()));
+    for args in [&["--config", "a.toml"][..], &["-c", "a.toml"], &["a.toml"]] {
+        assert_eq!(run(args).unwrap().config_file(), Some(Path::new("a.toml")), "{args:?}");
+    }
+    for (args, option) in [
+        (&["a.toml", "--config", "b.toml"][..], "--config <FILE>"),
+        (&["a.toml", "--listen", "127.0.0.1:0", "--worker", "127.0.0.1:1"], "--listen <IP:PORT>"),
+        (&["a.toml", "--spawn", "2", "--", "node"], "--spawn <N|max>"),
+    ] {
+        let said = run(args).unwrap_err();
+        assert!(said.contains(&format!("'[FILE]' cannot be used with")) && said.contains(option), "{said}");
+    }
     let quick =
         run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();
     let (config, warnings) = quick.load().1.unwrap();
@@ -38,7 +48,9 @@ fn run_alone_uses_the_default_file_or_shows_what_to_write() {
         assert!(said.contains(part), "{said}");
     }
     assert_eq!(alone.usage_error_without(Path::new("/dev/null")), None);
-    assert_eq!(run(&["--config", "a"]).unwrap().usage_error_without(Path::new("/nonexistent")), None);
+    for args in [&["--config", "a"][..], &["a"]] {
+        assert_eq!(run(args).unwrap().usage_error_without(Path::new("/nonexistent")), None);
+    }
 }
 
 #[test]

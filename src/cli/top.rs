@@ -66,7 +66,7 @@ impl TopCommand {
         if is_tool { screen::run(link, self.every) } else { self.report(link) }
     }
 
-    /// Prints plain reports.
+    /// Prints one plain report after another.
     fn report(&self, mut link: Link) -> u8 {
         loop {
             let look = match link.look() {

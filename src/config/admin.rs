@@ -27,6 +27,21 @@ pub struct AdminListener {
     pub hosts: Vec<String>,
     /// Bearer token for writes over TCP, read from `token_file` (trimmed, at least 16 bytes). `None`: TCP cannot write.
     pub token: Option<Secret>,
+    /// Bearer token that can only read, from `read_token_file`.
+    pub read_token: Option<Secret>,
+    /// Bearer token that can only send messages to clients, from `emit_token_file`.
+    pub emit_token: Option<Secret>,
+    /// Group whose members may use the unix sockets. `None`: only the user that stickyd runs as, and root.
+    pub group: Option<AdminGroup>,
+}
+
+/// A group of users of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminGroup {
+    /// Name as in the file, or the number.
+    pub name: String,
+    /// Number of the group.
+    pub id: u32,
 }
 
 impl AdminListener {
@@ -37,7 +52,15 @@ impl AdminListener {
 
     /// Returns an admin listener at one address, without a token.
     pub(crate) fn at(address: AdminAddress) -> Self {
-        Self { address, more: Vec::new(), hosts: Vec::new(), token: None }
+        Self {
+            address,
+            more: Vec::new(),
+            hosts: Vec::new(),
+            token: None,
+            read_token: None,
+            emit_token: None,
+            group: None,
+        }
     }
 
     /// All addresses, in the order of the file.
@@ -84,25 +107,69 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, state_dir: Opt
     };
     let written = section.take("address").map(|item| addresses(context, item)).unwrap_or_default();
     let hosts = section.take("hosts").map(|item| hosts(context, item)).unwrap_or_default();
-    let path = section.text("token_file", "a path");
+    let tokens = TOKEN_KEYS.map(|key| (key, section.text(key, "a path")));
+    let group = section.text("group", "the name of a group").and_then(|name| group(context, &name));
     section.finish();
     let open = |(address, _): &&(AdminAddress, Span)| match address {
         AdminAddress::Tcp(tcp) => !tcp.ip().to_canonical().is_loopback(),
         AdminAddress::Unix(_) | AdminAddress::None => false,
     };
-    if let (Some((_, at)), None) = (written.iter().find(open), &path) {
+    let can_read = matches!(&tokens, [(_, write), (_, read), _] if write.is_some() || read.is_some());
+    if let Some((_, at)) = written.iter().find(open)
+        && !can_read
+    {
         let message = "the admin listener would be open to the network without a token";
         context.report.error_help(at, message, "write token_file = \"admin.token\", or use 127.0.0.1");
     }
-    let token = path.and_then(|path| files::secret(context, &path));
+    let [token, read_token, emit_token] = read_tokens(context, tokens);
     let mut all: Vec<_> = written.iter().map(|(address, _)| address.clone()).collect();
     if let Some(socket) = socket.filter(|socket| !all.contains(socket)) {
         all.push(socket);
     }
     let mut all = all.into_iter();
-    let listener =
-        AdminListener { address: all.next().unwrap_or(AdminAddress::None), more: all.collect(), hosts, token };
+    let address = all.next().unwrap_or(AdminAddress::None);
+    let listener = AdminListener { address, more: all.collect(), hosts, token, read_token, emit_token, group };
     ReadAdmin { listener, written }
+}
+
+/// The keys of token files: of the token that may do everything, and of those that may do less.
+const TOKEN_KEYS: [&str; 3] = ["token_file", "read_token_file", "emit_token_file"];
+
+/// Reads the files of the tokens, which must differ: a token that is in two files would have the rights of both.
+fn read_tokens(context: &Context<'_>, paths: [(&str, Option<ConfigText>); 3]) -> [Option<Secret>; 3] {
+    let mut known: Vec<(&str, Secret)> = Vec::new();
+    paths.map(|(key, path)| {
+        let path = path?;
+        let token = files::secret(context, &path)?;
+        if let Some((other, _)) = known.iter().find(|(_, known)| *known == token) {
+            let message = format!("`{key}` has the same token as `{other}`");
+            context.report.error_help(&path.span, message, "make another one with: openssl rand -hex 32");
+        }
+        known.push((key, token.clone()));
+        Some(token)
+    })
+}
+
+/// Path of the file with the groups of this machine (group(5)).
+const GROUPS: &str = "/etc/group";
+
+/// Finds a group by its name or number.
+fn group(context: &Context<'_>, name: &ConfigText) -> Option<AdminGroup> {
+    let groups = files::read(Path::new(GROUPS)).unwrap_or_default();
+    let id = name.value.parse().ok().or_else(|| group_id(&String::from_utf8_lossy(&groups), &name.value));
+    if id.is_none() {
+        let help = "write a group of this machine, such as \"adm\", or the number of a group that is not in that file";
+        context.report.error_help(&name.span, format!("there is no group `{}` in {GROUPS}", name.value), help);
+    }
+    Some(AdminGroup { name: name.value.clone(), id: id? })
+}
+
+/// Returns the number of a group from the text of group(5).
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
 }
 
 /// Reads `address`: one address, or a list of them.
@@ -147,4 +214,18 @@ fn hosts(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<String> {
         routes::check_host(context, &text)
     };
     texts.map(host).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_found_by_their_whole_name() {
+        let groups = "root:x:0:\nadm:x:4:syslog,ann\nadmin:x:900:\nbroken\nhalf:x:\n";
+        assert_eq!(["root", "adm", "admin"].map(|name| group_id(groups, name)), [Some(0), Some(4), Some(900)]);
+        for unknown in ["ad", "", "broken", "half", "x", "ann"] {
+            assert_eq!(group_id(groups, unknown), None, "{unknown}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! here; listeners, upstreams, workers, routes and others have files of their own. Left out: errors that only the
 //! running system can find (an address in use, a worker that does not answer).
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history, limits,
-    listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history,
+    limits, listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -34,11 +35,13 @@ pub(crate) struct Context<'a> {
     pub(crate) noted: &'a Noted,
     /// Dates of the certificates that were read.
     pub(crate) leaves: Leaves,
+    /// The authorities that this machine trusts, once something has asked for them; `None` inside: there are none.
+    pub(crate) systems: OnceCell<Option<Authorities>>,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn new(report: &'a Report<'a>, base: PathBuf, resolve: Resolve<'a>, noted: &'a Noted) -> Self {
-        Self { report, base, resolve, noted, leaves: Leaves::default() }
+        Self { report, base, resolve, noted, leaves: Leaves::default(), systems: OnceCell::new() }
     }
 }
 
@@ -140,7 +143,7 @@ pub(crate) fn written(listen: &[String], workers: &[String]) -> (String, Vec<Con
     (line, listen, workers)
 }
 
-fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
+pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) -> Config {
     let secret = secret::read(context, &mut root, file);
     let state_dir = state_dir::read(context, &mut root, secret.is_none());
     let spawner = quick_spawn::spawner(context, &mut root);

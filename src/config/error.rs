@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 
+use super::asked::{Asked, Questions};
 use super::values::distance;
 use crate::printable::blanked;
 
@@ -155,11 +156,25 @@ pub(crate) struct Report<'a> {
     found: RefCell<Vec<(usize, Diagnostic)>>,
     more: Cell<usize>,
     failed: Cell<bool>,
+    /// What the readers ask, if it is to be noted.
+    questions: Option<&'a Questions>,
 }
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: String, text: &'a str) -> Self {
-        Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false) }
+        Self { file, text, found: RefCell::default(), more: Cell::new(0), failed: Cell::new(false), questions: None }
+    }
+
+    /// A report that also notes what the readers ask.
+    pub(crate) fn surveying(file: String, text: &'a str, questions: &'a Questions) -> Self {
+        Self { questions: Some(questions), ..Self::new(file, text) }
+    }
+
+    /// Notes what a reader asks of the table or value at a place.
+    pub(crate) fn ask(&self, at: &Span, asked: impl FnOnce() -> Asked) {
+        if let Some(questions) = self.questions {
+            questions.note(at, asked());
+        }
     }
 
     pub(crate) fn error(&self, at: &Span, message: impl Into<String>) {
@@ -245,10 +260,38 @@ impl<'a> Report<'a> {
 fn hide_secret(line: &str) -> String {
     let shown = match line.split_once('=') {
         Some((key, _)) if distance(key.trim().trim_matches(['"', '\'']), "secret") <= 2 => format!("{key}= …"),
-        _ => line.trim_end().to_owned(),
+        _ => hide_values(line.trim_end()),
     };
     // A tab becomes one space, so that carets stay aligned.
     blanked(&shown)
+}
+
+/// Keys whose values are secrets wherever they stand in a line, or would be if they existed.
+const SECRET_KEYS: [&str; 6] = ["url", "secret", "password", "pass", "token", "key_id"];
+
+/// Replaces the characters of quoted values of [`SECRET_KEYS`] by `*`, one by one, so that carets stay aligned.
+fn hide_values(line: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('=') {
+        let key = before.trim_end().trim_end_matches(['"', '\'']);
+        let key =
+            key.rsplit(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-')).next().unwrap_or_default();
+        let value = after.trim_start_matches([' ', '\t']);
+        let (space, _) = after.split_at(after.len() - value.len());
+        shown.push_str(&format!("{before}={space}"));
+        rest = value;
+        let Some(quote) = value.chars().next().filter(|c| SECRET_KEYS.contains(&key) && matches!(c, '"' | '\'')) else {
+            continue;
+        };
+        let inner = value.trim_start_matches(quote);
+        let length = inner.find(quote).unwrap_or(inner.len());
+        let (hidden, after) = inner.split_at(length);
+        shown.extend(value.chars().take_while(|c| *c == quote));
+        shown.extend(hidden.chars().map(|_| '*'));
+        rest = after;
+    }
+    shown + rest
 }
 
 #[cfg(test)]
@@ -322,6 +365,24 @@ mod tests {
             assert!(!only(line, 0..3).contains("hunter"), "{line}");
         }
         assert!(!only("x = \"\u{1b}[31m\"", 0..1).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn values_of_secret_keys_are_hidden_inside_of_a_line() {
+        for line in [
+            "discord = { url = \"https://discord.com/api/hunter\", foo = 1 }",
+            "webhook = {url='hunter'}",
+            "mail = { user = \"x\", password = \"hunter = 2\", to = [] }",
+            "url = \"\"\"hunter",
+            "\"url\" = \"hunter",
+        ] {
+            let said = only(line, 0..1);
+            assert!(!said.contains("hunter") && said.contains('*'), "{said}");
+        }
+        let line = "to = \"a\"; url_file = \"hook.url\", key = \"b\"";
+        assert!(only(line, 0..1).contains(line));
+        let said = only("a = { url = \"secret\", foo = 1 }", 24..27);
+        assert!(said.contains("a = { url = \"******\", foo = 1 }\n  |                         ^^^"), "{said}");
     }
 
     #[test]

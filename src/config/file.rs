@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::asked::Asked;
 use super::error::{Report, Span};
 use super::values;
 
@@ -80,6 +81,7 @@ impl<'a> ConfigItem<'a> {
 
     /// Reads a string; `expected` describes it in messages ("a path").
     pub(crate) fn text(self, expected: &str) -> Option<ConfigText> {
+        self.report.ask(&self.span, || Asked::Text(expected.to_owned()));
         match self.value {
             DeValue::String(value) => Some(ConfigText { value: value.into_owned(), span: self.span }),
             other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
@@ -88,6 +90,7 @@ impl<'a> ConfigItem<'a> {
 
     /// The value if it is true or false; nothing is reported.
     pub(crate) fn as_boolean(&self) -> Option<bool> {
+        self.report.ask(&self.span, || Asked::Boolean);
         match self.value {
             DeValue::Boolean(value) => Some(value),
             _ => None,
@@ -95,6 +98,7 @@ impl<'a> ConfigItem<'a> {
     }
 
     pub(crate) fn boolean(self) -> Option<bool> {
+        self.report.ask(&self.span, || Asked::Boolean);
         match self.value {
             DeValue::Boolean(value) => Some(value),
             other => Self::wrong(self.report, &self.label, &self.span, "true or false", &other),
@@ -102,6 +106,7 @@ impl<'a> ConfigItem<'a> {
     }
 
     pub(crate) fn integer<T: TryFrom<u64>>(self, range: RangeInclusive<u64>) -> Option<T> {
+        self.report.ask(&self.span, || Asked::Integer(range.clone()));
         let expected =
             format!("an integer from {} to {}", values::digits(*range.start()), values::digits(*range.end()));
         let DeValue::Integer(written) = &self.value else {
@@ -117,6 +122,7 @@ impl<'a> ConfigItem<'a> {
 
     /// Reads a list; messages about its items call each of them `one`.
     pub(crate) fn list(self, expected: &str, one: &str) -> Option<Vec<Self>> {
+        self.report.ask(&self.span, || Asked::List(expected.to_owned()));
         match self.value {
             DeValue::Array(items) => {
                 Some(items.into_iter().map(|item| Self::new(self.report, one.to_owned(), item)).collect())
@@ -127,6 +133,7 @@ impl<'a> ConfigItem<'a> {
 
     /// Reads a table; messages about it call it `label`.
     pub(crate) fn section(self, label: &str, expected: &str) -> Option<Section<'a>> {
+        self.report.ask(&self.span, || Asked::Table);
         match self.value {
             DeValue::Table(table) => Some(Section::new(self.report, label.to_owned(), self.span, table)),
             other => Self::wrong(self.report, &self.label, &self.span, expected, &other),
@@ -162,6 +169,7 @@ impl<'a> Section<'a> {
     /// Takes a key out of the table and marks it as known.
     pub(crate) fn take(&mut self, key: &'static str) -> Option<ConfigItem<'a>> {
         self.known.push(key);
+        self.report.ask(&self.span, || Asked::Key(key));
         let value = self.entries.remove(key)?;
         Some(ConfigItem::new(self.report, format!("`{key}`"), value))
     }
@@ -178,6 +186,7 @@ impl<'a> Section<'a> {
     /// Reads a string that must be present.
     pub(crate) fn required(&mut self, key: &'static str, expected: &str, example: &str) -> Option<ConfigText> {
         let item = self.take(key);
+        self.report.ask(&self.span, || Asked::Required(key, example.to_owned()));
         if item.is_none() {
             let message = format!("{} needs `{key}`", self.label);
             self.report.error_help(&self.span, message, format!("write {key} = {example}"));
@@ -197,6 +206,7 @@ impl<'a> Section<'a> {
     /// All entries of a table whose keys are names chosen by the user, in the order of the file.
     pub(crate) fn named(self) -> Vec<(ConfigText, ConfigItem<'a>)> {
         let report = self.report;
+        report.ask(&self.span, || Asked::Names);
         let mut all: Vec<_> = self.entries.into_iter().collect();
         all.sort_by_key(|(key, _)| key.span().start);
         let name =

@@ -58,6 +58,21 @@ pub(crate) fn secret(context: &Context<'_>, path: &ConfigText) -> Option<Secret>
     Some(Secret(trimmed.to_vec()))
 }
 
+/// Reads a secret that is text, such as an address or a password, without the white space around it. It has at least
+/// `least` characters.
+pub(crate) fn secret_text(context: &Context<'_>, path: &ConfigText, least: usize) -> Option<String> {
+    let bytes = named(context, path)?;
+    warn_if_public(context, &path.span, &context.base.join(&path.value));
+    let Ok(text) = str::from_utf8(without_mark(&bytes)) else {
+        return unusable(context, path, "it is not UTF-8 text", "write the secret alone, on one line");
+    };
+    let text = text.trim();
+    if text.chars().count() < least || text.contains(['\n', '\r', '\0']) {
+        return unusable(context, path, "it is empty or has several lines", "write the secret alone, on one line");
+    }
+    Some(text.to_owned())
+}
+
 /// The UTF-8 byte order mark, with which some editors begin a file.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 

@@ -1,18 +1,24 @@
-//! Guards, which reject requests before they reach a worker: `origins`, `allow`, `deny` and `rate` of a `[[route]]`,
-//! and `rate` of an `[upstream.NAME]`.
+//! Guards, which reject requests before they reach a worker: `origins`, `allow`, `deny`, `rate` and `users` of a
+//! `[[route]]`, and `rate` of an `[upstream.NAME]`; tokens are read in `jwt`, passwords, other services and files of
+//! networks in `access`.
 //!
 //! They are read here and brought into a form that can be compared; how requests are judged by them is in
 //! `proxy::guard`.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::access::{self, BasicAuth, ForwardAuth};
 use super::check::Context;
 use super::file::{ConfigItem, ConfigText, Section};
+use super::jwt::Jwt;
 use super::listener;
 use super::routes::check_host;
+use super::values::word;
+use crate::networks::NetworkSet;
 
 /// The guards of a route. By default, all requests pass. A reload applies them, and keeps the counts if the rates are
 /// unchanged.
@@ -24,8 +30,77 @@ pub struct Guards {
     pub allow: Vec<IpNet>,
     /// Networks from which clients are rejected, even if `allow` contains them.
     pub deny: Vec<IpNet>,
-    /// Rate limits for each client address (IPv6 by /64).
+    /// Further networks from which clients may connect, of `allow_file`. `None`: there is no such file.
+    pub allow_list: Option<Arc<NetworkSet>>,
+    /// Further networks from which clients are rejected, of `deny_file`.
+    pub deny_list: Option<Arc<NetworkSet>>,
+    /// How requests of other origins are refused; default: by HTTP.
+    pub refuse_origins: Refuse,
+    /// Rate limits for each client address (IPv6 by /64), or for each user.
     pub rate: Rates,
+    /// By what `rate` counts; `None`: by the client's address.
+    pub rate_by: Option<UserSource>,
+    /// Tokens that the route asks for; `None`: none.
+    pub jwt: Option<Arc<Jwt>>,
+    /// Limit of the sockets of one user; `None`: no limit.
+    pub users: Option<UserLimit>,
+    /// Passwords that the route asks for; `None`: none.
+    pub basic: Option<Arc<BasicAuth>>,
+    /// Another service that decides about handshakes and upgrades.
+    pub forward: Option<Arc<ForwardAuth>>,
+}
+
+/// How a guard refuses a client for which trying again cannot help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refuse {
+    /// By a status of HTTP: Engine.IO clients see a connection error, and try again.
+    #[default]
+    Http,
+    /// In the client's protocol: Socket.IO clients get `connect_error` with a code, and do not try again.
+    Told,
+}
+
+pub(crate) const REFUSE: [(&str, Refuse); 2] = [("told", Refuse::Told), ("http", Refuse::Http)];
+
+/// What names the user of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserSource {
+    /// A claim of the token.
+    Claim(String),
+    /// A label of the upstream's sockets.
+    Label(String),
+}
+
+impl UserSource {
+    /// The name of the claim; `None` for a label.
+    pub(crate) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(name) => Some(name),
+            Self::Label(_) => None,
+        }
+    }
+}
+
+/// Limit of the sockets of one user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserLimit {
+    /// What names the user. Sockets without a user are not limited.
+    pub by: UserSource,
+    /// Number of sockets that a user may have, 1..=10,000.
+    pub sockets: u32,
+    /// What happens to a socket beyond the limit.
+    pub over: OverLimit,
+    /// How a socket beyond the limit is refused; default: told.
+    pub refuse: Refuse,
+}
+
+/// What happens when a user opens one socket too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverLimit {
+    /// The user's oldest socket is closed, with code 4409.
+    ClosesOldest,
+    /// The new socket is refused.
+    Refuses,
 }
 
 /// An entry of `origins`.
@@ -81,11 +156,65 @@ const COUNTS: RangeInclusive<u64> = 1..=1_000_000;
 
 /// Reads the guards of a route.
 pub(crate) fn read(context: &Context<'_>, section: &mut Section<'_>) -> Guards {
+    let (origins, refuse_origins) = match section.take("origins") {
+        Some(item) if item.is_table() => refusing_origins(context, item),
+        Some(item) => (origins(context, item), Refuse::Http),
+        None => (None, Refuse::Http),
+    };
+    let (rate, rate_by) = rates_by(section, true);
     Guards {
-        origins: section.take("origins").and_then(|item| origins(context, item)),
+        origins,
+        refuse_origins,
         allow: networks(section, "allow"),
         deny: networks(section, "deny"),
-        rate: rates(section),
+        allow_list: access::networks(context, section, "allow_file"),
+        deny_list: access::networks(context, section, "deny_file"),
+        rate,
+        rate_by,
+        jwt: super::jwt::read(context, section),
+        users: users(context, section),
+        basic: access::basic(context, section),
+        forward: access::forward(context, section),
+    }
+}
+
+/// Reads `origins = { allow = ["same"], refuse = "told" }`.
+fn refusing_origins(context: &Context<'_>, item: ConfigItem<'_>) -> (Option<Vec<Origin>>, Refuse) {
+    let Some(mut table) = item.section("`origins`", "a list or a table") else { return (None, Refuse::Http) };
+    let (at, has_list) = (table.span.clone(), table.key("allow").is_some());
+    if !has_list {
+        context.report.error_help(&at, "`origins` needs `allow`", "write origins = { allow = [\"same\"] }");
+    }
+    let allow = table.take("allow").and_then(|item| origins(context, item));
+    let refuse =
+        table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
+    table.finish();
+    (allow, refuse.unwrap_or_default())
+}
+
+/// Reads `users = { by = "jwt:sub", sockets = 3, over = "oldest" }`.
+fn users(context: &Context<'_>, section: &mut Section<'_>) -> Option<UserLimit> {
+    const OVER: [(&str, OverLimit); 2] = [("oldest", OverLimit::ClosesOldest), ("refuse", OverLimit::Refuses)];
+    let mut table = section.section("users", "a table such as { by = \"jwt:sub\", sockets = 3 }")?;
+    let by = table.required("by", "\"jwt:CLAIM\" or the name of a label", "\"jwt:sub\"");
+    let (at, has_limit) = (table.span.clone(), table.key("sockets").is_some());
+    let sockets = table.integer("sockets", 1..=10_000);
+    if !has_limit {
+        context.report.error_help(&at, "`users` needs `sockets`", "write sockets = 3");
+    }
+    let over = table.text("over", "a string").and_then(|text| word(context.report, "value of `over`", &text, &OVER));
+    let refuse =
+        table.text("refuse", "a string").and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
+    table.finish();
+    let over = over.unwrap_or(OverLimit::ClosesOldest);
+    Some(UserLimit { by: user_source(&by?)?, sockets: sockets?, over, refuse: refuse.unwrap_or(Refuse::Told) })
+}
+
+/// Reads what names a user; that it exists is checked with the route (`routes`).
+fn user_source(text: &ConfigText) -> Option<UserSource> {
+    match text.value.strip_prefix("jwt:") {
+        Some(claim) => Some(UserSource::Claim(claim.to_owned())),
+        None => Some(UserSource::Label(text.value.clone())),
     }
 }
 
@@ -96,8 +225,16 @@ fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<IpNet> {
 
 /// Reads `rate = { requests = "100/s", handshakes = "10/s" }`.
 pub(crate) fn rates(section: &mut Section<'_>) -> Rates {
+    rates_by(section, false).0
+}
+
+/// Reads `rate`, with `by` if it can count by user.
+fn rates_by(section: &mut Section<'_>, by_user: bool) -> (Rates, Option<UserSource>) {
     let mut rates = Rates::default();
-    let Some(mut table) = section.section("rate", "a table such as { handshakes = \"10/s\" }") else { return rates };
+    let Some(mut table) = section.section("rate", "a table such as { handshakes = \"10/s\" }") else {
+        return (rates, None);
+    };
+    let by = if by_user { table.text("by", "\"jwt:CLAIM\" or the name of a label") } else { None };
     let mut one = |key, burst_key| {
         let rate = table.take(key).and_then(rate);
         let at = table.key(burst_key);
@@ -111,7 +248,7 @@ pub(crate) fn rates(section: &mut Section<'_>) -> Rates {
     rates.requests = one("requests", "requests_burst");
     rates.handshakes = one("handshakes", "handshakes_burst");
     table.finish();
-    rates
+    (rates, by.as_ref().and_then(user_source))
 }
 
 /// Reads a rate such as `"100/s"`.

@@ -28,6 +28,18 @@ pub enum LabelSource {
     Cookie(String),
     /// Header field of this name; if there are several, the first one.
     Header(HeaderName),
+    /// Claim of the client's token (`[route.jwt]`).
+    Claim(String),
+}
+
+impl LabelSource {
+    /// Name of the claim that the label shows; `None` if it has another source.
+    pub(crate) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(name) => Some(name),
+            Self::Query(_) | Self::Cookie(_) | Self::Header(_) => None,
+        }
+    }
 }
 
 /// Maximum number of labels; each costs memory in every socket.
@@ -43,7 +55,9 @@ pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<LabelRules>
     let (report, at) = (table.report, table.span.clone());
     let mut labels = LabelRules::new();
     for (name, item) in table.named() {
-        let Some(text) = item.text("a place such as \"query:storeId\", \"cookie:uid\" or \"header:x-tenant\"") else {
+        let Some(text) =
+            item.text("a place such as \"query:storeId\", \"cookie:uid\", \"header:x-tenant\" or \"jwt:sub\"")
+        else {
             continue;
         };
         check_name(report, &name);
@@ -67,7 +81,7 @@ fn check_name(report: &Report<'_>, name: &ConfigText) {
 }
 
 fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<LabelSource> {
-    let help = "write \"query:KEY\", \"cookie:NAME\" or \"header:NAME\"";
+    let help = "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\" or \"jwt:CLAIM\"";
     let (kind, key) = text.value.split_once(':').unwrap_or((&text.value, ""));
     let key = key.trim();
     let wrong = |message: String, help: &str| {
@@ -86,6 +100,7 @@ fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<Label
         "header" if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(key)) => {
             wrong(format!("the header `{key}` carries secrets and cannot be a label"), "name another header")
         }
+        "jwt" => Some(LabelSource::Claim(key.to_owned())),
         "header" => match HeaderName::try_from(key) {
             Ok(name) => Some(LabelSource::Header(name)),
             Err(_) => wrong(format!("`{key}` is not a valid header name"), help),

@@ -4,8 +4,10 @@
 //! task or atomic; the live view built from it is `state::Snapshot`. Only this module reads files
 //! (ARCHITECTURE.md, invariant 11). The docs of each item, or of the type around it, state whether a reload applies it.
 
+pub(crate) mod access;
 mod addresses;
 mod admin;
+mod asked;
 mod check;
 mod drain;
 mod eject;
@@ -15,11 +17,13 @@ mod files;
 pub mod guards;
 mod health;
 mod history;
+pub(crate) mod jwt;
 pub mod labels;
 mod limits;
 mod listener;
 mod load;
 mod log;
+mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
 mod resolve;
@@ -29,6 +33,7 @@ mod secret;
 mod sources;
 pub(crate) mod spawn;
 mod state_dir;
+pub(crate) mod survey;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -47,7 +52,7 @@ use ipnet::IpNet;
 
 pub(crate) use addresses::is_listener;
 pub use admin::AdminAddress;
-pub(crate) use admin::AdminListener;
+pub(crate) use admin::{AdminGroup, AdminListener};
 pub use check::for_command_line;
 #[cfg(any(test, feature = "testing"))]
 pub use check::{parse, parse_with};
@@ -68,6 +73,7 @@ pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;

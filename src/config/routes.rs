@@ -7,7 +7,10 @@ use super::Route;
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
-use super::guards;
+use super::guards::{self, Guards, UserSource};
+use super::jwt::TokenPlace;
+use super::labels::LabelSource;
+use super::rules::{Affinity, Protocol};
 use super::upstream::ReadUpstream;
 use super::values::suggest;
 use super::workers::is_name;
@@ -31,6 +34,7 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[R
     let read: Vec<_> = items.into_iter().filter_map(|item| route(context, item, upstreams)).collect();
     check_order(context, &read);
     let routes: Vec<_> = read.into_iter().map(|(route, _)| route).collect();
+    check_claim_labels(context, &routes, upstreams);
     // A route that could not be read may be the one that leads to the upstream.
     let complete = routes.len() == written;
     for (i, upstream) in upstreams.iter().enumerate().filter(|_| complete) {
@@ -64,7 +68,71 @@ fn route(context: &Context<'_>, item: ConfigItem<'_>, upstreams: &[ReadUpstream]
     let path = path.map_or_else(|| "/".to_owned(), |path| path.value);
     let upstream = find(context, &upstream?, upstreams)?;
     let status = status.map(|status| status.value);
+    check_users(context, &at, &guards, upstreams.get(upstream));
     Some((Route { host, path, upstream, guards, broadcast, status }, at))
+}
+
+/// Warns of labels that no route can fill, because none asks for tokens.
+fn check_claim_labels(context: &Context<'_>, routes: &[Route], upstreams: &[ReadUpstream]) {
+    for (i, read) in upstreams.iter().enumerate() {
+        let mut sources = read.upstream.labels.iter().map(|label| &label.from);
+        let has_tokens = routes.iter().any(|route| route.upstream == i && route.guards.jwt.is_some());
+        if sources.any(|from| matches!(from, LabelSource::Claim(_))) && !has_tokens {
+            let message = "a label is read from a token, but no route to this upstream has [route.jwt]";
+            context.report.warn(&read.name, message, "add [route.jwt] to a route, or the label stays empty");
+        }
+    }
+}
+
+/// Checks that what names users exists: a claim needs tokens, and a label one of the upstream's.
+fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Option<&ReadUpstream>) {
+    let labels = upstream.map(|read| &read.upstream.labels);
+    let limits =
+        [guards.users.as_ref().map(|limit| ("users", &limit.by)), guards.rate_by.as_ref().map(|by| ("rate", by))];
+    for (key, by) in limits.into_iter().flatten() {
+        match by {
+            UserSource::Claim(_) if guards.jwt.is_none() => {
+                let message = format!("`{key}` is by a claim, but the route has no [route.jwt]");
+                context.report.error_help(at, message, "add [route.jwt], or use a label");
+            }
+            UserSource::Label(name) if !labels.is_some_and(|all| all.iter().any(|label| label.name == *name)) => {
+                let known: Vec<_> = labels.iter().flat_map(|all| all.iter()).map(|label| label.name.as_str()).collect();
+                let message = format!("`{key}` is by the unknown label `{name}`");
+                context.report.error_help(at, message, suggest(name, &known));
+            }
+            UserSource::Claim(_) | UserSource::Label(_) => {}
+        }
+    }
+    let by_packets =
+        guards.jwt.as_ref().is_some_and(|jwt| jwt.from.iter().all(|place| matches!(place, TokenPlace::Auth(_))));
+    if by_packets && matches!(guards.rate_by, Some(UserSource::Claim(_))) {
+        let help =
+            "the claim is known only after the handshake: add \"header:authorization\" to `from`, or use `users`";
+        context.report.error_help(at, "`rate` by a claim has no effect with nothing but `auth:` in `from`", help);
+    }
+    let is_socket_io = |one: &Affinity| matches!(one, Affinity::Rule(rule) if rule.protocol == Protocol::SocketIo);
+    let pins_sids = upstream.is_some_and(|read| read.upstream.affinity.iter().any(is_socket_io));
+    if guards.jwt.as_ref().is_some_and(|jwt| jwt.reads_packets()) && !pins_sids {
+        let help = "add \"socket.io\" to `affinity` of the upstream, or take `auth:` out of `from`";
+        context.report.error_help(
+            at,
+            "`auth:` needs sessions of Socket.IO, which the upstream does not recognise",
+            help,
+        );
+    }
+    let reads_field = guards.jwt.as_ref().is_some_and(|jwt| {
+        jwt.from.iter().any(|place| matches!(place, TokenPlace::Header(name) if *name == hyper::header::AUTHORIZATION))
+    });
+    if guards.basic.is_some() && reads_field {
+        let message = "`basic` and [route.jwt] both read the Authorization field";
+        let help = "take the token from elsewhere, such as from = [\"auth:token\"], or remove one of the two";
+        context.report.error_help(at, message, help);
+    }
+    let claims_unused = guards.jwt.as_ref().is_some_and(|jwt| !jwt.is_for_all);
+    if claims_unused && guards.rate.requests.is_some() && matches!(guards.rate_by, Some(UserSource::Claim(_))) {
+        let help = "write on = \"all\" in [route.jwt], or limit `handshakes` only";
+        context.report.error_help(at, "`requests` by a claim needs the token of every request", help);
+    }
 }
 
 fn find(context: &Context<'_>, name: &ConfigText, upstreams: &[ReadUpstream]) -> Option<usize> {
@@ -163,7 +231,7 @@ mod tests {
             host: (!host.is_empty()).then(|| host.to_owned()),
             path: path.to_owned(),
             upstream: 0,
-            guards: guards::Guards::default(),
+            guards: Guards::default(),
             broadcast: None,
             status: None,
         };

@@ -6,12 +6,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::asked::Asked;
 use super::error::Report;
 use super::file::{ConfigItem, ConfigText};
 
 /// Reads a duration such as `"1m 30s"`, in `range`. A number without a unit is an error, because it could mean seconds
 /// or milliseconds.
 pub(crate) fn duration(item: ConfigItem<'_>, range: RangeInclusive<Duration>) -> Option<Duration> {
+    item.report.ask(&item.span, || Asked::Duration(range.clone()));
     if item.is_integer() {
         item.report.error_help(&item.span, format!("{} needs a unit", item.label), "write a duration such as \"5s\"");
         return None;
@@ -40,6 +42,7 @@ pub(crate) fn duration(item: ConfigItem<'_>, range: RangeInclusive<Duration>) ->
 /// Reads a percentage such as `"50%"`, in `range`. A number without `%` is an error, because a half could be written as
 /// 0.5 or as 50.
 pub(crate) fn percent(item: ConfigItem<'_>, range: RangeInclusive<u32>) -> Option<u32> {
+    item.report.ask(&item.span, || Asked::Percent(range.clone()));
     let (report, label, at) = (item.report, item.label.clone(), item.span.clone());
     if item.is_integer() {
         report.error_help(&at, format!("{label} needs a `%`"), "write \"50%\"");
@@ -56,6 +59,7 @@ pub(crate) fn percent(item: ConfigItem<'_>, range: RangeInclusive<u32>) -> Optio
 
 /// Reads a size in `range`: an integer of bytes, or a string such as `"64MB"`.
 pub(crate) fn size(item: ConfigItem<'_>, range: RangeInclusive<u64>) -> Option<u64> {
+    item.report.ask(&item.span, || Asked::Size(range.clone()));
     let (report, label, span) = (item.report, item.label.clone(), item.span.clone());
     let bytes = if item.is_integer() {
         item.integer(0..=u64::MAX)?
@@ -120,6 +124,7 @@ pub(crate) fn word<T: Copy>(
     text: &ConfigText,
     words: &[(&'static str, T)],
 ) -> Option<T> {
+    report.ask(&text.span, || Asked::Words(words.iter().map(|(word, _)| *word).collect()));
     if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == text.value) {
         return Some(*meaning);
     }

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, Section};
-use super::{Group, GroupPlace, files, tls};
+use super::{Group, GroupPlace, files, outbound, tls};
 
 /// TLS to the workers of an upstream. A reload applies it to new connections.
 #[derive(Debug, PartialEq)]
@@ -57,7 +57,7 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
     let authorities = match (verify, ca) {
         (false, _) => None,
         (true, Some(ca)) => Some(tls::authorities(context, &ca)?),
-        (true, None) => Some(systems(context, &at)?),
+        (true, None) => Some(outbound::systems(context, &at)?.to_vec()),
     };
     let identity = match identity {
         Some(identity) => Some(identity?),
@@ -67,11 +67,11 @@ pub(crate) fn read(context: &Context<'_>, mut section: Section<'_>, groups: &[Gr
 }
 
 /// The authorities that this machine trusts. Unreadable ones are skipped; it is an error if none is left.
-fn systems(context: &Context<'_>, at: &Span) -> Option<Vec<CertificateDer<'static>>> {
+pub(crate) fn systems(context: &Context<'_>, at: &Span) -> Option<Vec<CertificateDer<'static>>> {
     let loaded = rustls_native_certs::load_native_certs();
     if loaded.certs.is_empty() {
         let why = loaded.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-        let help = "install ca-certificates, or write ca = \"workers-ca.pem\"";
+        let help = "install ca-certificates, or write ca = \"ca.pem\"";
         context.report.error_help(at, format!("this machine's trusted authorities cannot be read: {why}"), help);
         return None;
     }

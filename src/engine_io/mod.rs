@@ -9,18 +9,24 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+mod connect;
 mod handshake;
 mod payload;
 mod query;
 pub(crate) mod socket_ids;
 #[cfg(test)]
 mod tests;
+mod told;
 
+pub(crate) use connect::connected_namespace;
+pub use connect::{ConnectPacket, PacketKind, packet_kind, packets};
 pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
 pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};
-pub(crate) use query::EngineQuery;
+pub(crate) use query::{EngineQuery, PollFormat};
 pub(crate) use socket_ids::{may_name_sockets, socket_id, socket_ids};
+pub(crate) use told::posted_packets;
+pub(crate) use told::{open_text, refusal_packets};
 
 /// Maximum length of a sid in bytes, decoded. Engine.IO's own sids have 20; `generateId` may return anything
 /// (docs/reference/protocols.md §1.6).
@@ -184,6 +190,18 @@ pub(crate) fn query_value(query: &str, name: &[u8], most: usize) -> Option<Vec<u
     let mut pairs = query.as_bytes().rsplit(|&b| b == b'&').map(|pair| split_at_byte(pair, b'='));
     let (_, value) = pairs.find(|(key, _)| decoded_is(key, name))?;
     Some(Decoded { rest: value, plus: b' ' }.take(most).collect())
+}
+
+/// Whether a query has a key, however it is spelled and separated.
+pub(crate) fn has_key(query: &str, name: &[u8]) -> bool {
+    query.as_bytes().split(|&b| matches!(b, b'&' | b';')).any(|pair| decoded_is(split_at_byte(pair, b'=').0, name))
+}
+
+/// Whether every value of a key in a query is this one. Servers differ in which of several values they take.
+pub(crate) fn has_only(query: &str, name: &[u8], wanted: &[u8]) -> bool {
+    let pairs = query.as_bytes().split(|&b| matches!(b, b'&' | b';')).map(|pair| split_at_byte(pair, b'='));
+    let mut values = pairs.filter(|(key, _)| decoded_is(key, name)).map(|(_, value)| value);
+    values.all(|value| value == wanted)
 }
 
 fn hex(digit: u8) -> Option<u8> {

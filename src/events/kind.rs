@@ -93,9 +93,9 @@ kinds! {
     Notify = "notify",
     /// A hint to the operator about a likely mistake.
     Advice = "advice",
-    /// Stickyd has started.
+    /// Stickyd has started to serve.
     Started = "started",
-    /// Stickyd stops.
+    /// Stickyd stops or is stopped.
     Stopping = "stopping",
 }
 

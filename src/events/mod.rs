@@ -339,8 +339,13 @@ pub(crate) use tell;
 /// Adds a field of a log line to the details of an event's text.
 pub(crate) fn detail(details: &mut String, name: &str, value: &dyn std::fmt::Display) {
     let separator = if details.is_empty() { "" } else { ", " };
-    let name = name.replace('_', " ");
-    details.push_str(&format!("{separator}{name} {value}"));
+    // The unit stands at the end of a name, and after a value.
+    let (name, unit) = match name.rsplit_once('_') {
+        Some((name, unit @ ("s" | "ms"))) => (name, unit),
+        _ => (name, ""),
+    };
+    let (name, unit) = (name.replace('_', " "), if unit.is_empty() { "" } else { &format!(" {unit}") });
+    details.push_str(&format!("{separator}{name} {value}{unit}"));
 }
 
 /// Returns the text of an event: its phrase, and the details in brackets.

@@ -86,7 +86,7 @@ fn the_fields_of_the_log_line_are_told_as_well() {
         told,
         [
             ("info", "worker was restarted (generation 3)", Some("w\\u{7}1")),
-            ("warning", "name has 3 (name chat.example.com, came [1, 2], after s 7)", None),
+            ("warning", "name has 3 (name chat.example.com, came [1, 2], after 7 s)", None),
             ("error", "stopping", None),
         ]
     );

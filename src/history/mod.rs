@@ -64,7 +64,7 @@ pub(crate) struct SampledUpstream {
 /// The sample of one second.
 #[derive(Debug, Default)]
 pub(crate) struct LiveSample {
-    /// Seconds since 1970.
+    /// Time in seconds since 1970.
     pub(crate) t: u64,
     /// Workers with the serials of their series; [`OTHERS`] for several of them, if memory was short.
     pub(crate) workers: Vec<(u32, SampledWorker)>,
@@ -172,6 +172,7 @@ impl History {
     }
 
     /// Returns the newest sample.
+    #[cfg(test)]
     pub(crate) fn latest(&self) -> Arc<LiveSample> {
         lock(&self.latest).sample.clone()
     }

@@ -13,7 +13,7 @@ pub(crate) const MOST_NUMBERS: usize = 300_000;
 
 /// A span of time up to now, with the resolution that fits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HistoryRange {
+pub(crate) enum HistoryRange {
     /// Five minutes, in steps of a second.
     FiveMinutes,
     /// An hour, in steps of ten seconds.
@@ -24,12 +24,12 @@ pub enum HistoryRange {
 
 impl HistoryRange {
     /// Returns the range with this name.
-    pub fn of(word: &str) -> Option<Self> {
+    pub(crate) fn of(word: &str) -> Option<Self> {
         [Self::FiveMinutes, Self::Hour, Self::Day].into_iter().find(|range| range.word() == word)
     }
 
     /// Returns the name of the range in the API.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::FiveMinutes => "5m",
             Self::Hour => "1h",
@@ -109,7 +109,7 @@ impl Span {
         let resolution = query.range.resolution();
         let (length, rows) = STEPS.get(resolution).copied().unwrap_or(STEPS[0]);
         let merge = (width * rows).div_ceil(query.most.max(1)).clamp(1, rows);
-        // Merged steps begin at whole multiples of their length, so that they stay the same from one answer to the next.
+        // Merged steps begin at whole multiples of their length, so that they are the same in every answer.
         let rows = rows / merge * merge;
         let last = (now / length + 1).next_multiple_of(merge as u64);
         Self { resolution, first: last.saturating_sub(rows as u64), rows, merge }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::{BindError, BindTerms, BoundListener, ListenerPart, ListenerSettings, adopt, bind};
+use super::bind::{BindTerms, adopt, bind};
+use super::{BindError, BoundListener, ListenerPart, ListenerSettings};
 use crate::config;
 use crate::events::tell;
 use crate::metrics::Metrics;

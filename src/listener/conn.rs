@@ -35,8 +35,7 @@ use crate::net::client_io::ClientIo;
 use crate::net::held::UnsentBytes;
 use crate::proxy::{self, headers};
 use crate::thread::{Registered, Thread, ThreadOrder};
-use crate::tunnel::TunnelPlan;
-use crate::tunnel::relay::Relay;
+use crate::tunnel::Opening;
 use crate::upstream::connections::own::OwnConnections;
 use crate::upstream::exchange::interim::InterimHead;
 use crate::upstream::serial::WorkerSerial;
@@ -80,7 +79,7 @@ pub struct Conn {
     own: OnceCell<Rc<OwnConnections>>,
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
-    plan: RefCell<Option<TunnelPlan>>,
+    plan: RefCell<Option<Opening>>,
     pub(crate) traffic: Traffic,
     /// Informational responses for the request that is being polled; sent at the end of the same poll.
     pub(crate) interim: RefCell<Vec<InterimHead>>,
@@ -197,7 +196,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     // (docs/reference/performance.md §0.3).
     match (ended, plan) {
         (Ok(()), Some(plan)) => {
-            conn.thread.tasks.spawn_local(Relay::new(io, early, plan, live));
+            plan.begin(io, early, live);
         }
         (Err(error), _) if !error.is_parse() => {}
         (Err(error), _) if conn.traffic.is_answered() => {
@@ -343,8 +342,8 @@ impl Conn {
         self.unread.set(true);
     }
 
-    /// Makes the connection this tunnel, once hyper has written the 101.
-    pub fn upgrade_to(&self, plan: TunnelPlan) {
+    /// Makes the connection a tunnel, once hyper has written the 101.
+    pub(crate) fn upgrade_to(&self, plan: Opening) {
         *self.plan.borrow_mut() = Some(plan);
     }
 

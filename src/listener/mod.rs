@@ -8,6 +8,7 @@
 pub(crate) mod accept_queue;
 mod admission;
 pub(crate) mod all;
+mod bind;
 mod bind_error;
 mod bytes_ahead;
 mod client_certificate;
@@ -35,7 +36,7 @@ use arc_swap::{ArcSwap, Cache};
 use hyper::header::HeaderValue;
 use ipnet::IpNet;
 use prometheus::IntCounter;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::TcpKeepalive;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -174,87 +175,6 @@ pub(crate) struct BoundListener {
     removed: CancellationToken,
     /// Counts the threads that still accept from this listener.
     accepting: TaskTracker,
-}
-
-/// How a listener's address is bound.
-#[derive(Debug, Clone, Copy, Default)]
-struct BindTerms {
-    /// Another listener of ours, which is about to be removed, may overlap with it (0.0.0.0 with 127.0.0.1, on one
-    /// port).
-    shared: bool,
-    /// Whether an IPv6 address takes no IPv4 clients, because there is a listener for these (RFC 3493 §5.3).
-    only_ipv6: bool,
-}
-
-/// Binds a listener's address for `threads` threads.
-///
-/// # Errors
-/// The address is in use or not local, or the certificate cannot be used.
-fn bind(config: &config::Listener, threads: usize, terms: BindTerms) -> Result<BoundListener, BindError> {
-    let BindTerms { shared, only_ipv6 } = terms;
-    let failed = |error| BindError::Socket(config.address, error);
-    // Bind without SO_REUSEPORT first: with it, another process of the same user would silently share our clients.
-    let address = match socket(config.address, false, only_ipv6) {
-        Ok(first) => first.local_addr().map_err(failed)?.as_socket().unwrap_or(config.address),
-        Err(error) if shared && error.kind() == io::ErrorKind::AddrInUse => config.address,
-        Err(error) => return Err(failed(error)),
-    };
-    let mut sockets = Vec::with_capacity(threads);
-    for _ in 0..threads {
-        let socket = socket(address, true, only_ipv6).map_err(failed)?;
-        socket.listen(BACKLOG).map_err(failed)?;
-        sockets.push(socket.into());
-    }
-    finish(config, address, sockets)
-}
-
-/// Adopts a socket that systemd has bound and listens on: every thread accepts from the same queue, through a
-/// descriptor of its own.
-///
-/// # Errors
-/// The certificate cannot be used, or the socket does not support one of the options that our own sockets have.
-fn adopt(config: &config::Listener, given: &std::net::TcpListener, threads: usize) -> Result<BoundListener, BindError> {
-    let failed = |error| BindError::Socket(config.address, error);
-    let address = given.local_addr().map_err(failed)?;
-    let socket = SockRef::from(given);
-    // All descriptors of a socket share this flag, as well as the queue.
-    socket.set_nonblocking(true).map_err(failed)?;
-    options(&socket).map_err(failed)?;
-    let sockets = (0..threads).map(|_| given.try_clone()).collect::<io::Result<_>>().map_err(failed)?;
-    finish(config, address, sockets)
-}
-
-fn finish(
-    config: &config::Listener,
-    address: SocketAddr,
-    sockets: Vec<std::net::TcpListener>,
-) -> Result<BoundListener, BindError> {
-    let settings = Arc::new(ArcSwap::from_pointee(ListenerSettings::of(config, None)?));
-    let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
-    Ok(BoundListener { address, sockets, settings, removed, accepting })
-}
-
-fn socket(address: SocketAddr, shared: bool, only_ipv6: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if only_ipv6 {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-        options(&socket)?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// Sets the options that accepted sockets inherit.
-fn options(socket: &Socket) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_notsent_lowat(UNSENT)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
 impl BoundListener {

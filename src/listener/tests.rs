@@ -1,5 +1,6 @@
 //! Parts of listeners that need no traffic.
 
+use super::bind::{BindTerms, adopt, bind};
 use super::*;
 
 #[test]
@@ -33,7 +34,7 @@ fn has_our_options(mut bound: BoundListener) {
     socket.set_nonblocking(false).unwrap();
     let _client = std::net::TcpStream::connect(bound.address).unwrap();
     let (accepted, _) = socket.accept().unwrap();
-    let accepted = SockRef::from(&accepted);
+    let accepted = socket2::SockRef::from(&accepted);
     assert!(accepted.tcp_nodelay().unwrap());
     assert!(accepted.keepalive().unwrap());
     assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));

@@ -1,8 +1,9 @@
 //! Series of the bus: messages among workers, what did not reach them, and what linked processes say about themselves.
 
+use prometheus::IntCounter;
 use prometheus::register_int_counter_with_registry as counter;
-use prometheus::{IntCounter, Registry};
 
+use super::catalogue::Registrar;
 use super::families::{Families, Family, value};
 
 /// Counters of the hub of the bus.
@@ -17,7 +18,7 @@ pub struct BusSeries {
 
 impl BusSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         Ok(Self {
             messages: counter!("stickyd_bus_messages_total", "Messages that workers published on the bus.", r)?,
             copies: counter!("stickyd_bus_copies_total",

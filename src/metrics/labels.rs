@@ -1,5 +1,7 @@
 //! Closed sets of words that label decisions, both in metrics and in the access log.
 
+use crate::jwt::TokenFault;
+
 /// Reason why a request went to its worker; the `source` label and the access log's `why`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceLabel {
@@ -63,17 +65,76 @@ pub enum GuardLabel {
     UpstreamRequests,
     /// All clients together exceeded the upstream's rate of handshakes.
     UpstreamHandshakes,
+    /// A user exceeded the rate of requests on a route.
+    UserRequests,
+    /// A user exceeded the rate of handshakes on a route.
+    UserHandshakes,
+    /// A user has as many sockets as `users` allows.
+    Users,
+    /// The keys that verify tokens are not known yet.
+    JwtKeys,
+    /// The request has no token.
+    JwtMissing,
+    /// The token is malformed.
+    JwtMalformed,
+    /// The token has expired.
+    JwtExpired,
+    /// The token is not valid yet.
+    JwtNotYet,
+    /// The token has another issuer.
+    JwtWrongIssuer,
+    /// The token is for another audience.
+    JwtWrongAudience,
+    /// The signature of the token is wrong.
+    JwtWrongSignature,
+    /// The token lacks a required claim.
+    JwtForbidden,
+    /// The request has no user with the right password.
+    Basic,
+    /// Another service has refused the request.
+    Auth,
+    /// There was no verdict: the other service did not answer, or too many passwords wait to be checked.
+    AuthFailed,
 }
 
 impl GuardLabel {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 21] = [
         Self::Origin,
         Self::Network,
         Self::RateRequests,
         Self::RateHandshakes,
         Self::UpstreamRequests,
         Self::UpstreamHandshakes,
+        Self::UserRequests,
+        Self::UserHandshakes,
+        Self::Users,
+        Self::JwtKeys,
+        Self::JwtMissing,
+        Self::JwtMalformed,
+        Self::JwtExpired,
+        Self::JwtNotYet,
+        Self::JwtWrongIssuer,
+        Self::JwtWrongAudience,
+        Self::JwtWrongSignature,
+        Self::JwtForbidden,
+        Self::Basic,
+        Self::Auth,
+        Self::AuthFailed,
     ];
+
+    /// Returns the label for a fault of a token.
+    pub(crate) fn of_fault(fault: TokenFault) -> Self {
+        match fault {
+            TokenFault::Missing => Self::JwtMissing,
+            TokenFault::Malformed => Self::JwtMalformed,
+            TokenFault::Expired => Self::JwtExpired,
+            TokenFault::NotYet => Self::JwtNotYet,
+            TokenFault::WrongIssuer => Self::JwtWrongIssuer,
+            TokenFault::WrongAudience => Self::JwtWrongAudience,
+            TokenFault::WrongSignature => Self::JwtWrongSignature,
+            TokenFault::Forbidden => Self::JwtForbidden,
+        }
+    }
 
     /// Returns the word for it in metrics and logs.
     pub fn word(self) -> &'static str {
@@ -84,6 +145,21 @@ impl GuardLabel {
             Self::RateHandshakes => "rate_handshakes",
             Self::UpstreamRequests => "upstream_requests",
             Self::UpstreamHandshakes => "upstream_handshakes",
+            Self::UserRequests => "user_requests",
+            Self::UserHandshakes => "user_handshakes",
+            Self::Users => "users",
+            Self::JwtKeys => "jwt_keys",
+            Self::JwtMissing => "jwt_missing",
+            Self::JwtMalformed => "jwt_malformed",
+            Self::JwtExpired => "jwt_expired",
+            Self::JwtNotYet => "jwt_not_yet",
+            Self::JwtWrongIssuer => "jwt_wrong_issuer",
+            Self::JwtWrongAudience => "jwt_wrong_audience",
+            Self::JwtWrongSignature => "jwt_wrong_signature",
+            Self::JwtForbidden => "jwt_forbidden",
+            Self::Basic => "basic",
+            Self::Auth => "auth",
+            Self::AuthFailed => "auth_failed",
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge};
+
+use super::catalogue::Registrar;
 
 /// A limit that can reject a client, refuse a request or cut a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +80,7 @@ pub struct LimitSeries {
 
 impl LimitSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         let reached = counters!("stickyd_limited_total",
             "Clients rejected, requests refused and transfers cut, by the limit that caused it.", &["limit"], r)?;
         Ok(Self {

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::{Histogram, HistogramVec, IntCounter, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter};
 
+use super::catalogue::Registrar;
 use super::families::{Families, Family};
 use crate::broadcast::{Fate, FateCounts};
 use crate::locks::lock;
@@ -34,7 +35,7 @@ pub struct CareSeries {
 
 impl CareSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         let trips = histograms!("stickyd_round_trip_seconds",
                 "Round-trip times of pings in WebSockets, by the leg they measured (client or worker); times above \
                  6.5 s are recorded as 6.5 s.",

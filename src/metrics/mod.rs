@@ -6,6 +6,7 @@
 //! combination of such words begins at 0 with its upstream, worker or listener, so that no increase is missed.
 
 mod bus;
+pub(crate) mod catalogue;
 mod events;
 pub(crate) mod families;
 pub(crate) mod labels;
@@ -28,10 +29,11 @@ use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_counter_with_registry as counter;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, TextEncoder};
 
 use crate::events::Events;
 use crate::locks::lock;
+use catalogue::Registrar;
 use families::{Families, Family, value};
 
 pub(crate) use bus::{BusSample, BusSeries};
@@ -39,7 +41,7 @@ pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
-pub(crate) use sockets::{SocketCarrier, SocketSeries, SocketsSeries, Way};
+pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
 pub(crate) use upstream::UpstreamSeries;
 pub(crate) use worker::WorkerSeries;
 
@@ -47,7 +49,7 @@ pub(crate) use worker::WorkerSeries;
 pub struct Metrics {
     /// What has happened; here, because everything that counts also has events to tell.
     pub events: Arc<Events>,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Registrar,
     /// Series of limits: how often each was reached, and how close others are.
     pub limits: LimitSeries,
     /// Series of the bus.
@@ -79,6 +81,8 @@ pub struct Metrics {
     pub(crate) clients: IntGauge,
     pub(crate) config_ok: IntGauge,
     pub(crate) log_dropped: IntCounter,
+    pub(crate) history_dropped: IntGauge,
+    pub(crate) history_bytes: IntGauge,
     pub(crate) config_loaded: IntGauge,
     /// Number of pins evicted to make room for newer ones.
     pub pins_evicted: IntCounter,
@@ -145,7 +149,7 @@ impl Metrics {
     /// Registers every series. Formatted as a table, one entry per series.
     #[rustfmt::skip]
     fn register() -> prometheus::Result<Self> {
-        let r = Registry::new();
+        let r = Registrar::default();
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
@@ -217,6 +221,10 @@ impl Metrics {
                 "1 if the configuration file, as last checked, is the running one; 0 if it is invalid or missing.", r)?,
             config_loaded: gauge!("stickyd_config_loaded_timestamp_seconds",
                 "Unix time at which the running configuration was loaded.", r)?,
+            history_dropped: gauge!("stickyd_history_dropped",
+                "Workers that share one series in the history, because there is no memory for their own ([history] memory).",
+                r)?,
+            history_bytes: gauge!("stickyd_history_bytes", "Memory that the history of workers and upstreams takes.", r)?,
             log_dropped: counter!("stickyd_log_lines_dropped_total",
                 "Log lines dropped because standard error was blocked or too slow.", r)?,
             drained: counters!("stickyd_drain_closed_total",
@@ -322,14 +330,19 @@ impl Metrics {
         known.iter().map(|((listener, name), until)| (listener.clone(), name.clone(), *until)).collect()
     }
 
-    /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
-    pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
+    /// Adds the families that mirror what the metrics hold outside of the registry.
+    fn show(&self, live: &mut Families) {
         for ((listener, name), until) in &*lock(&self.certificates) {
             live.gauge(&CERTIFICATES, &[("listener", listener), ("name", name)], value(*until));
         }
         live.events(&self.events);
-        self.care.show(&mut live);
-        self.sockets.show(&mut live);
+        self.care.show(live);
+        self.sockets.show(live);
+    }
+
+    /// Every series as text, in Prometheus' exposition format 0.0.4; `live` are those made for this scrape.
+    pub(crate) fn encode(&self, mut live: Families) -> Vec<u8> {
+        self.show(&mut live);
         let mut all = self.registry.gather();
         all.extend(live.into_all());
         all.sort_by(|one, other| one.name().cmp(other.name()));

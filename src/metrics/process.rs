@@ -3,7 +3,7 @@
 use super::families::{Families, Family, value};
 
 /// The process of stickyd itself, as read from /proc.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct OwnProcess {
     pub(crate) cpu_s: f64,
     /// Resident and virtual memory.

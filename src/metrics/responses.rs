@@ -3,7 +3,9 @@
 //! Left out: answers of the h2 crate itself to heads that are too large, which stickyd does not see.
 
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use prometheus::{IntCounter, IntCounterVec};
+
+use super::catalogue::Registrar;
 
 /// Values of the `class` label.
 pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -56,7 +58,7 @@ pub(crate) struct ResponsesSeries {
 }
 
 impl ResponsesSeries {
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         let all = counters!(
             "stickyd_responses_total",
             "Answers to clients by status class, and by who wrote them: a worker or stickyd itself; the upstream is - \

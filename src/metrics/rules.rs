@@ -2,7 +2,9 @@
 //! counted in the older series.
 
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::{IntCounter, IntCounterVec, Registry};
+use prometheus::{IntCounter, IntCounterVec};
+
+use super::catalogue::Registrar;
 
 /// Series of all rules together.
 pub(crate) struct RuleMetrics(IntCounterVec);
@@ -18,7 +20,7 @@ pub struct RuleSeries {
 }
 
 impl RuleMetrics {
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         Ok(Self(counters!(
             "stickyd_rule_total",
             "Sessions by affinity rule: learned, refused (by their own worker), ended (by one of their requests).",

@@ -105,11 +105,13 @@ pub enum EndReason {
     Stopped = 10,
     /// The client vanished: its kernel no longer answers, or a Ping from stickyd stayed unanswered.
     Dead = 11,
+    /// A guard ended it: the token has expired or never came, or the user has too many sockets.
+    Guard = 12,
 }
 
 impl EndReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Client,
         Self::Worker,
         Self::ClientGone,
@@ -121,6 +123,7 @@ impl EndReason {
         Self::Operator,
         Self::Stopped,
         Self::Dead,
+        Self::Guard,
     ];
 
     /// Name of the reason in metrics.
@@ -137,6 +140,7 @@ impl EndReason {
             Self::Operator => "operator",
             Self::Stopped => "stopped",
             Self::Dead => "dead",
+            Self::Guard => "guard",
         }
     }
 }

@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex};
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_gauge_with_registry as gauge;
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
+use super::catalogue::Registrar;
 use super::families::{Families, Family, value};
 use super::socket_labels::{EndReason, Transport};
 use super::worker::Tally;
@@ -250,7 +251,7 @@ fn place_of(code: u16) -> usize {
 
 impl SocketsSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Self> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
         let lives = histograms!("stickyd_socket_lifetime_seconds",
                 "Lifetime of sockets that ended, by the transport they had last.",
             &["upstream", "transport"], LIVES.to_vec(), r)?;

@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use prometheus::register_histogram_vec_with_registry as histograms;
 use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_gauge_vec_with_registry as gauges;
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 
+use super::catalogue::Registrar;
 use super::families::{Families, value};
 use super::worker::RESTARTS;
 use crate::locks::lock;
@@ -29,7 +30,7 @@ pub struct SpawnSeries {
 
 impl SpawnSeries {
     #[rustfmt::skip]
-    pub(super) fn register(r: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn register(r: &Registrar) -> prometheus::Result<Self> {
         let worker = &["upstream", "worker"];
         Ok(Self {
             restarts: Mutex::default(),

@@ -14,7 +14,7 @@ use crate::websocket::round_trip::Half;
 pub struct UpstreamSeries {
     affinity: [IntCounter; 8],
     discoveries: [IntCounter; 8],
-    guarded: [IntCounter; 6],
+    guarded: [IntCounter; GuardLabel::ALL.len()],
     /// Time from the head of a request to the last byte of its answer, without tunnels and long polls.
     pub request_seconds: Histogram,
     /// Duration of long polls, most of which is the worker's silence.

@@ -1,8 +1,8 @@
 //! Request targets with characters that no URI has (RFC 3986 §2) but that have one meaning: `"`, `<`, `>`, `` ` ``, and
 //! bytes above ASCII that are not UTF-8. Browsers, scripts and old forms send them, and nginx and HAProxy pass them on.
 //!
-//! The crate http rejects some of them. A request line that has any is therefore shown to hyper in percent-encoded
-//! form, which is what routes, guards, rules and logs see; the worker gets the target as the client wrote it. Both name
+//! The crate http rejects some of them. A request line or a `:path` that has any is therefore shown to hyper or h2 in
+//! percent-encoded form, which is what routes, guards, rules and logs see; the worker gets the target as the client wrote it. Both name
 //! the same resource, and [`WrittenTarget::is_of`] checks that they do. Control characters and spaces are not touched:
 //! hyper rejects them.
 
@@ -23,6 +23,14 @@ pub(crate) struct EncodedLine {
     pub(crate) written: Option<WrittenTarget>,
 }
 
+/// A target in percent-encoded form, and as it was.
+pub(crate) struct EncodedTarget {
+    /// The encoded form.
+    pub(crate) encoded: String,
+    /// The target as it was, if it is a path.
+    pub(crate) written: Option<WrittenTarget>,
+}
+
 /// Encodes the target of a request line, if it needs that.
 pub(crate) fn encode_line(line: &[u8]) -> Option<EncodedLine> {
     // Nearly every line stops here; the loop has no branches, so that it takes some nanoseconds.
@@ -31,12 +39,21 @@ pub(crate) fn encode_line(line: &[u8]) -> Option<EncodedLine> {
     }
     let start = line.iter().position(|byte| *byte == b' ')? + 1;
     let target = line.get(start..)?.split(|byte| *byte == b' ').next()?;
-    let Cow::Owned(encoded) = encoded(target) else { return None };
+    let EncodedTarget { encoded, written } = encode_target(target)?;
     let (before, after) = (line.get(..start)?, line.get(start + target.len()..)?);
-    // The fragment is not part of the target; hyper drops it as well.
+    Some(EncodedLine { line: [before, encoded.as_bytes(), after].concat(), written })
+}
+
+/// Encodes a target, if it needs that.
+pub(crate) fn encode_target(target: &[u8]) -> Option<EncodedTarget> {
+    if !target.iter().fold(false, |odd, byte| odd | is_odd(*byte)) {
+        return None;
+    }
+    let Cow::Owned(encoded) = encoded(target) else { return None };
+    // The fragment is not part of the target; the crate http drops it as well.
     let path = target.split(|byte| *byte == b'#').next()?;
     let written = target.starts_with(b"/").then(|| WrittenTarget(Bytes::copy_from_slice(path)));
-    Some(EncodedLine { line: [before, encoded.as_bytes(), after].concat(), written })
+    Some(EncodedTarget { encoded, written })
 }
 
 impl WrittenTarget {

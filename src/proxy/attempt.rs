@@ -91,7 +91,8 @@ pub(crate) fn attempt(
             let kept = lease.is_used();
             let keep = retry::is_resendable(job, &request);
             let takes_interim = job.ask.upgrade.is_none() && job.conn.takes_interim();
-            let terms = ExchangeTerms { patience: patience(job), is_poll: job.ask.is_poll(), keep, takes_interim };
+            let (client, is_poll) = (job.client.key(), job.ask.is_poll());
+            let terms = ExchangeTerms { client, patience: patience(job), is_poll, keep, takes_interim };
             let in_flight = worker.request();
             let sent = Instant::now();
             let begun = lease.begin(request, terms).map(|exchange| HintedExchange::new(job, exchange));

@@ -196,6 +196,23 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
     }
 }
 
+/// Removes the fields that tell workers the claims of tokens, in every spelling that a worker could take for one of
+/// them: CGI and its heirs read every other character as an underscore.
+pub(crate) fn strip_claims(headers: &mut HeaderMap, claims: &[HeaderName]) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str(), claims)).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+fn is_claim(name: &str, claims: &[HeaderName]) -> bool {
+    let same = |a: u8, b: u8| a.eq_ignore_ascii_case(&b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    claims.iter().any(|claim| {
+        let claim = claim.as_str();
+        claim.len() == name.len() && claim.bytes().zip(name.bytes()).all(|(a, b)| same(a, b))
+    })
+}
+
 /// Logs, once per listener, that fields were removed which a peer that could be a proxy of ours sent.
 fn tell_disbelief(conn: &Conn, removed: &[HeaderName]) {
     let is_told = |name: &HeaderName| name.as_str().starts_with("x-forwarded-") || name == header::FORWARDED;

@@ -83,7 +83,8 @@ async fn say_goodbye(thread: &Thread, worker: &Arc<Worker>, goodbye: &PollGoodby
     // A new connection: an idle one may be closed by the worker while the request is sent.
     let Ok(mut lease) = connect::lease(&thread.connections, worker, Duration::ZERO, PATIENCE).await else { return };
     lease.occupy(slot, None);
-    let terms = ExchangeTerms { patience: PATIENCE, is_poll: true, keep: false, takes_interim: false };
+    // No client: nothing of it counts against the worker.
+    let terms = ExchangeTerms { client: [0; 16], patience: PATIENCE, is_poll: true, keep: false, takes_interim: false };
     // Whatever it answers, nothing depends on it.
     let _ = lease.exchange(goodbye.request(), terms).await;
 }

@@ -272,6 +272,9 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
     let key = live.key(&shared.sessions.keys, &job.upstream.config.name, &born.id);
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
     live.series.learned.inc();
+    if let Some(person) = job.person() {
+        shared.admissions.remember(shared, key, job.client, person);
+    }
     // The response to an Engine.IO handshake ends at once, so it need not keep the pin open.
     if live.rule.protocol == Protocol::SocketIo {
         shared.sessions.pin_fresh(key, job.client, seat, born.ttl);
@@ -279,6 +282,7 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
     }
     let worker = choice.worker.clone();
     shared.sessions.pin(key, job.client, job.session(&worker, seat, &born.id), born.ttl);
+    job.settle(key);
     if choice.hold.is_none() {
         choice.hold = shared.sessions.hold(key);
     }

@@ -1,7 +1,9 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
+mod access;
 mod access_line;
 pub(crate) mod access_log;
+mod admission;
 pub(crate) mod attempt;
 pub(crate) mod discover;
 pub(crate) mod event_stream;
@@ -24,6 +26,7 @@ pub(crate) mod response_body;
 pub(crate) mod retry;
 pub(crate) mod second_worker;
 mod told;
+mod told_refusals;
 mod trailers;
 mod upgrade;
 mod upload;
@@ -49,15 +52,18 @@ use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 use crate::min_rate::Transfer;
 use crate::route;
-use crate::route::guard;
+use crate::route::access::AccessGuard;
+use crate::route::guard::{self, Passed, RouteGuard};
+use crate::route::person::Person;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
-use crate::state::{AppStatus, Readiness};
+use crate::state::{AppStatus, GlobalRules, Readiness, ReplayRoom, admissions};
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 use access_log::Record;
 use forward::SessionGoodbye;
 use respond::{Problem, StatusRequest};
 use response_body::{ClientBody, Reply};
+use told_refusals::{ToldHandshake, ToldSession};
 use upload::Upload;
 
 /// One request in progress: the values that every later step needs.
@@ -82,9 +88,42 @@ pub struct Job {
     route: Option<usize>,
     /// Facts about the socket that this request may open; read only for requests that can open one.
     facts: Option<Box<SocketFacts>>,
+    /// The guard of the request's route, if it concerns tokens or users.
+    watch: Option<Arc<RouteGuard>>,
+    /// What the request has shown to that guard.
+    passed: Option<Box<Passed>>,
+    /// The rules of which claims go to workers, if any route has such.
+    claim_rules: Option<Arc<GlobalRules>>,
+    /// Guards that have yet to be asked, because their verdict takes time; empty for nearly every request.
+    gates: Vec<Arc<AccessGuard>>,
+    /// Whether the request is a handshake or an upgrade; known if there are such guards.
+    is_opening: bool,
+    /// Memory of a body that was read to be judged.
+    room: Option<ReplayRoom>,
 }
 
 impl Job {
+    /// The client of the request's session, as far as its token tells; `None` if the route asks for none.
+    fn person(&self) -> Option<Arc<Person>> {
+        let passed = self.passed.as_ref()?;
+        match (&passed.person, passed.packets, self.ask.kind) {
+            (Some(person), ..) => Some(person.clone()),
+            (None, Some(key), _) => Some(admission::person(self, key)),
+            (None, None, RequestKind::Session { key, .. }) => self.conn.thread.shared.admissions.person(key),
+            (None, None, _) => None,
+        }
+    }
+
+    /// Applies what the guard knows of the client to the socket of a session, if it is on the list.
+    fn settle(&self, key: Key) {
+        let shared = &self.conn.thread.shared;
+        if let Some(watch) = &self.watch
+            && let Some(socket) = shared.sessions.socket(key)
+        {
+            admissions::settle(shared, watch, self.person().as_ref(), &socket);
+        }
+    }
+
     /// Describes the polling session that this request begins or belongs to, for the list of sockets.
     pub fn session<'a>(&'a self, worker: &'a Arc<Worker>, seat: SessionSeat, sid: &'a [u8]) -> New<'a> {
         let engine = matches!(self.ask.kind, RequestKind::Handshake | RequestKind::Session { .. })
@@ -118,6 +157,7 @@ impl Job {
         if !sid.is_empty() {
             let new = |seat| self.session(&choice.worker, seat, &sid);
             self.conn.thread.shared.sessions.enlist(hold.key(), new);
+            self.settle(hold.key());
             self.first_path = Some(discover::session_path(self, request.uri()));
         }
     }
@@ -135,7 +175,10 @@ impl Job {
     fn look(&mut self, request: &Request<Outgoing>) {
         let snapshot = self.conn.thread.shared.snapshot.load();
         let route = self.route.and_then(|place| snapshot.rules.routes.get(place)).map(|guarded| guarded.name.clone());
+        let person = self.person();
+        let claim = |name: &str| person.as_ref().and_then(|person| person.claim(name));
         self.facts = Some(Box::new(SocketFacts::read(OpeningRequest {
+            claims: &claim,
             headers: request.headers(),
             query: request.uri().query(),
             is_engine_io: self.ask.engine.is_some(),
@@ -159,11 +202,31 @@ where
     let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut response = match fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record)) {
+    let mut read = fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record));
+    if let Ok(job) = &mut read
+        && !job.gates.is_empty()
+        && let Err(refusal) = Box::pin(access::ask(job, &request)).await
+    {
+        let response = Box::new(refusal.answer(job, &request));
+        read = Err(Rejection::ByAccess { response, client: job.client });
+    }
+    let mut response = match read {
         Err(Rejection::Problem(problem)) => respond::problem(problem),
         Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
             record.comes_from(client);
-            respond::turned_away(reason, is_upgrade, &request)
+            respond::turned_away(reason, is_upgrade, request.uri().query(), request.headers())
+        }
+        Err(Rejection::ByAccess { response, client }) => {
+            record.comes_from(client);
+            *response
+        }
+        Err(Rejection::Told { handshake, client }) => {
+            record.comes_from(client);
+            handshake.answer(&conn, &request)
+        }
+        Err(Rejection::ToldSession { session, client }) => {
+            record.comes_from(client);
+            Box::pin(session.answer(conn.clone(), request)).await
         }
         Err(Rejection::Health(readiness)) => respond::health(&readiness),
         Err(Rejection::Status(asked)) => respond::app_status(&asked, request.method()),
@@ -228,6 +291,13 @@ pub(crate) fn refuse(conn: &Rc<Conn>, line: Option<(Method, Uri)>, problem: Prob
 )]
 fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
     async move {
+        let request = match job.passed.as_ref().and_then(|passed| passed.packets) {
+            None => request,
+            Some(key) => match Box::pin(admission::judge(&mut job, key, request)).await {
+                Ok(request) => request,
+                Err(answer) => return answer,
+            },
+        };
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
         let resolved = match own_connection::choice(&job) {
@@ -261,7 +331,14 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
                 let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
                 forward::to(&job, choice, request, record).await
             }
-            Resolved::Ended => respond::ended(&job),
+            Resolved::Ended => {
+                if let (RequestKind::Session { key, .. }, Some(_)) = (job.ask.kind, &job.passed)
+                    && let Some(answer) = Box::pin(told_refusals::of_ended(&job, key, request.method())).await
+                {
+                    return answer;
+                }
+                respond::ended(&job)
+            }
             Resolved::Nobody => respond::problem(Problem::NoWorker),
         }
     }
@@ -291,6 +368,12 @@ enum Rejection {
         /// Client that the access log names.
         client: Client,
     },
+    /// A guard that took time for its verdict rejected it.
+    ByAccess { response: Box<Response<Reply>>, client: Client },
+    /// A guard rejected a handshake, and its client is told so in its own protocol.
+    Told { handshake: Box<ToldHandshake>, client: Client },
+    /// It belongs to a session that a guard has rejected.
+    ToldSession { session: Box<ToldSession>, client: Client },
 }
 
 impl From<Problem> for Rejection {
@@ -313,13 +396,24 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     record.routed(upstream);
     let ask = RequestFacts::read(&shared.sessions, upstream, request, &conn.cookie);
     let client = headers::client(conn, request.headers());
+    let (mut guarded, mut gates) = (None, Vec::new());
     if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
         let own = told::authority(conn, request.headers(), host);
         let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
-        let passed = guard::check(&found, request, &asked);
+        let readable = || guard::lets_read(&found, request, &asked);
+        if let Some(session) = ToldSession::of(conn, upstream, request, &ask, readable) {
+            return Err(Rejection::ToldSession { session, client });
+        }
         let is_upgrade = ask.upgrade.is_some();
-        passed.map_err(|reason| Rejection::ByGuard { reason, is_upgrade, client })?;
+        let passed = guard::check(&found, request, &asked).map_err(|reason| {
+            match ToldHandshake::of(conn, upstream, request, &ask, reason) {
+                Some(handshake) => Rejection::Told { handshake, client },
+                None => Rejection::ByGuard { reason, is_upgrade, client },
+            }
+        })?;
+        gates.extend(found.guards().filter_map(|watch| watch.access.clone()));
+        guarded = found.watch.filter(|watch| watch.knows_clients()).map(|watch| (watch.clone(), passed));
     }
     if let Some(route) = found.route.filter(|route| route.status.as_deref() == Some(request.uri().path())) {
         let own = told::authority(conn, request.headers(), host);
@@ -329,6 +423,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         let asked = StatusRequest { status, varies: origins.is_some(), origin };
         return Err(Rejection::Status(Box::new(asked)));
     }
+    let (watch, passed) = guarded.map_or((None, None), |(watch, passed)| (Some(watch), passed));
     if upstream.config.max_body.is_some_and(|most| request.body().size_hint().lower() > most) {
         shared.metrics.limits.reached(LimitLabel::MaxBody);
         return Err(Problem::TooLarge.into());
@@ -336,6 +431,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     if ask.upgrade.is_some() && !conn.listener.trusts(client.address) && !shared.caps.try_admit_tunnel(client.address) {
         return Err(Problem::Full("this client address has reached its limit of WebSockets").into());
     }
+    let is_opening = !gates.is_empty() && guard::is_opening(upstream, request, &ask);
     Ok(Job {
         conn: conn.clone(),
         upstream: upstream.clone(),
@@ -347,6 +443,12 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         first_path: None,
         route: found.place,
         facts: None,
+        watch,
+        passed,
+        claim_rules: (!snapshot.rules.claim_fields.is_empty()).then(|| snapshot.rules.clone()),
+        gates,
+        is_opening,
+        room: None,
     })
 }
 
@@ -394,6 +496,16 @@ fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Reque
     headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
     if job.upstream.config.forwarded {
         forwarded::add(&mut parts.headers, job.conn.peer_ip, job.conn.tls.is_some());
+    }
+    if let Some(rules) = &job.claim_rules {
+        headers::strip_claims(&mut parts.headers, &rules.claim_fields);
+    }
+    if let Some(passed) = &job.passed {
+        parts.headers.extend(passed.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+        if job.ask.upgrade.is_some() && job.watch.as_ref().is_some_and(|watch| watch.reads_packets()) {
+            // Compressed packets could not be judged.
+            parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+        }
     }
     framing::declare(&mut parts.headers, &body);
     let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);

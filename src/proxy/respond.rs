@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Response, StatusCode, Uri};
 
 mod refused;
 
@@ -12,8 +12,10 @@ use super::response_body::Reply;
 use crate::affinity::ask::RequestFacts;
 use crate::config::Redirect;
 use crate::engine_io;
+use crate::jwt::TokenFault;
 use crate::metrics::GuardLabel;
 use crate::route::guard::GuardRefusal;
+use crate::state::told::ToldReason;
 use crate::state::{AppStatus, Readiness};
 
 /// Value of `Retry-After`, in seconds, on responses for which waiting helps.
@@ -62,7 +64,7 @@ pub enum Problem {
 pub(crate) struct OwnReason(pub(crate) &'static str);
 
 /// An answer of stickyd with this status and body.
-fn own(status: StatusCode, reason: &'static str, body: impl Into<Bytes>) -> Response<Reply> {
+pub(super) fn own(status: StatusCode, reason: &'static str, body: impl Into<Bytes>) -> Response<Reply> {
     let mut response = Response::new(Reply::whole(body));
     *response.status_mut() = status;
     response.extensions_mut().insert(OwnReason(reason));
@@ -270,7 +272,7 @@ fn session_unknown(ask: &RequestFacts) -> Response<Reply> {
 }
 
 /// Allows a page of this origin to read the response.
-fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
+pub(super) fn let_read(origin: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     headers.insert(header::VARY, HeaderValue::from_static("Origin"));
@@ -285,34 +287,76 @@ fn reason_of(guard: GuardLabel) -> &'static str {
         GuardLabel::RateHandshakes => "too many handshakes of this address",
         GuardLabel::UpstreamRequests => "too many requests of all clients",
         GuardLabel::UpstreamHandshakes => "too many handshakes of all clients",
+        GuardLabel::UserRequests => "too many requests of this user",
+        GuardLabel::UserHandshakes => "too many handshakes of this user",
+        GuardLabel::Users => "too_many_connections",
+        GuardLabel::JwtKeys => "the keys of tokens are not known yet",
+        GuardLabel::JwtMissing => TokenFault::Missing.code(),
+        GuardLabel::JwtMalformed => TokenFault::Malformed.code(),
+        GuardLabel::JwtExpired => TokenFault::Expired.code(),
+        GuardLabel::JwtNotYet => TokenFault::NotYet.code(),
+        GuardLabel::JwtWrongIssuer => TokenFault::WrongIssuer.code(),
+        GuardLabel::JwtWrongAudience => TokenFault::WrongAudience.code(),
+        GuardLabel::JwtWrongSignature => TokenFault::WrongSignature.code(),
+        GuardLabel::JwtForbidden => TokenFault::Forbidden.code(),
+        GuardLabel::Basic => "no user with the right password",
+        GuardLabel::Auth => "refused by the service of `auth`",
+        GuardLabel::AuthFailed => "no verdict of a guard in time",
     }
 }
 
 /// The response of a guard, in the form of the requesting transport (docs/reference/protocols.md §1.4): Engine.IO's
 /// JSON for polling (a JSONP script fails by the status), a short text for an upgrade, plain text otherwise. A page may
-/// read a 429, but a page that is not allowed to send the request may not read the response either.
-pub(crate) fn turned_away<B>(turned: GuardRefusal, upgrade: bool, request: &Request<B>) -> Response<Reply> {
-    let (status, message, guard) = match turned {
-        GuardRefusal::Forbidden(guard) => (StatusCode::FORBIDDEN, "Forbidden", guard),
-        GuardRefusal::TooOften(guard, _) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests", guard),
+/// read it, unless the page is not allowed to send the request.
+pub(crate) fn turned_away(
+    turned: GuardRefusal,
+    upgrade: bool,
+    query: Option<&str>,
+    asked: &HeaderMap,
+) -> Response<Reply> {
+    let (status, message, code) = match turned {
+        GuardRefusal::Forbidden(..) => (StatusCode::FORBIDDEN, "Forbidden", None),
+        GuardRefusal::TooOften(..) => (StatusCode::TOO_MANY_REQUESTS, "Too many requests", None),
+        GuardRefusal::NoPassword => (StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        GuardRefusal::Denied(StatusCode::FORBIDDEN) => (StatusCode::FORBIDDEN, "Forbidden", None),
+        GuardRefusal::Denied(_) => (StatusCode::UNAUTHORIZED, "Unauthorized", None),
+        GuardRefusal::NoKeys(_) | GuardRefusal::NoVerdict(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", None)
+        }
+        GuardRefusal::TooMany(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, ToldReason::TooMany.message(), Some(ToldReason::TooMany.code()))
+        }
+        GuardRefusal::Token(fault @ TokenFault::Forbidden, _) => {
+            (StatusCode::FORBIDDEN, fault.message(), Some(fault.code()))
+        }
+        GuardRefusal::Token(fault, _) => (StatusCode::UNAUTHORIZED, fault.message(), Some(fault.code())),
     };
     let (kind, body) = if upgrade {
-        ("text/html", message.to_owned())
-    } else if engine_io::may_be_engine_io(request.uri().query()) {
-        ("application/json", format!(r#"{{"code":4,"message":"{message}"}}"#))
+        ("text/html", code.unwrap_or(message).to_owned())
+    } else if engine_io::may_be_engine_io(query) {
+        let data = code.map(|code| format!(r#","data":{{"code":"{code}"}}"#)).unwrap_or_default();
+        ("application/json", format!(r#"{{"code":4,"message":"{message}"{data}}}"#))
     } else {
-        ("text/plain; charset=utf-8", format!("{status}\n"))
+        let code = code.map(|code| format!(": {code}")).unwrap_or_default();
+        ("text/plain; charset=utf-8", format!("{status}{code}\n"))
     };
-    let mut response = own(status, reason_of(guard), body);
+    let mut response = own(status, reason_of(turned.label()), body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let GuardRefusal::TooOften(_, wait) = turned {
+    if let GuardRefusal::TooOften(_, wait) | GuardRefusal::NoKeys(wait) | GuardRefusal::NoVerdict(wait) = turned {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-        if let Some(origin) = request.headers().get(header::ORIGIN) {
-            let_read(origin, headers);
-        }
+    }
+    if let GuardRefusal::Token(fault, _) = turned
+        && let Ok(value) = HeaderValue::try_from(format!("Bearer error=\"{}\"", fault.code()))
+    {
+        headers.insert(header::WWW_AUTHENTICATE, value);
+    }
+    if !matches!(turned, GuardRefusal::Forbidden(..))
+        && let Some(origin) = asked.get(header::ORIGIN)
+    {
+        let_read(origin, headers);
     }
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -18,11 +18,10 @@ use super::trailers;
 use crate::body::{BodyError, add_held};
 use crate::listener::h2::body::StreamBody;
 use crate::thread::Thread;
-use crate::tunnel::TunnelPlan;
+use crate::tunnel::Opening;
 use crate::upstream::connections::connect::Lease;
 use crate::upstream::exchange::broken::BrokeOff;
 use crate::upstream::exchange::response_body::{BodyStep, Unread};
-use crate::upstream::restarts::Loss;
 
 /// A request's body as the client sends it.
 pub enum ClientBody {
@@ -137,7 +136,7 @@ impl Body for WorkerBody {
         if read.is_err()
             && let Some(lease) = this.lease.take()
         {
-            lease.lost(Loss::Light);
+            lease.lost();
         } else if this.unread.is_end_stream() {
             this.ends();
         }
@@ -169,7 +168,7 @@ enum ReplyRest {
     Nothing,
     Answer(WorkerBody),
     /// Over HTTP/2, the tunnel that the stream becomes once the head of this response is sent.
-    Tunnel(Box<TunnelPlan>),
+    Tunnel(Box<Opening>),
     /// The response broke off; the error is passed on after the earlier data has left.
     Broken(BrokeOff),
 }
@@ -188,7 +187,7 @@ impl Reply {
     }
 
     /// Creates an empty body whose HTTP/2 stream becomes a tunnel.
-    pub fn tunnel(plan: TunnelPlan) -> Self {
+    pub(crate) fn tunnel(plan: Opening) -> Self {
         Self { held: VecDeque::new(), rest: ReplyRest::Tunnel(Box::new(plan)), stream: None, record: None }
     }
 
@@ -198,7 +197,7 @@ impl Reply {
     }
 
     /// Takes the tunnel that the HTTP/2 stream becomes, if there is one.
-    pub fn take_plan(&mut self) -> Option<Box<TunnelPlan>> {
+    pub(crate) fn take_plan(&mut self) -> Option<Box<Opening>> {
         match std::mem::replace(&mut self.rest, ReplyRest::Nothing) {
             ReplyRest::Tunnel(plan) => Some(plan),
             rest => {

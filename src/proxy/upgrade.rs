@@ -21,8 +21,10 @@ use crate::affinity::ask::RequestKind;
 use crate::clock;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::Tunnelled;
+use crate::state::admissions;
+use crate::tunnel::gate::TunnelGate;
 use crate::tunnel::socket_names::Names;
-use crate::tunnel::{TunnelPlan, TunnelState};
+use crate::tunnel::{Opening, TunnelPlan, TunnelState};
 use crate::upstream::connections::connect::{InUse, Lease};
 use crate::upstream::eject::AttemptOutcome;
 use crate::upstream::exchange::response_body::Unread;
@@ -104,7 +106,7 @@ pub(crate) fn open(job: &Job, mut choice: Choice, granted: Granted, record: &mut
     job.came_back(&choice);
     headers::to_client(&mut parts.headers, !job.conn.http2);
     set_cookie(job, &choice, &mut parts);
-    let plan = TunnelPlan { io, first, terms: terms(job, &mut choice, in_use) };
+    let plan = Opening::Tunnel(TunnelPlan { io, first, terms: terms(job, &mut choice, in_use) });
     if job.conn.http2 {
         // Any 2xx opens the tunnel (RFC 8441 §5). stickyd generated the key, so the accept is of no use to the client.
         parts.status = StatusCode::OK;
@@ -135,6 +137,7 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
             (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
         }
     };
+    let gate = gate(job, &socket);
     let configured = job.upstream.config.tunnel_idle.map(clock::whole_seconds);
     Box::new(TunnelState {
         silence_s: configured.or(known).unwrap_or(SILENCE_UNKNOWN_S).max(1),
@@ -151,12 +154,25 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
         insert: None,
         hold,
         listed,
+        gate,
         names: names(job),
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
             false => shared.caps.take_tunnel(job.client.address),
         },
     })
+}
+
+/// Applies what the route's guard knows of the client to its socket, and makes the gate of a tunnel whose client's token
+/// comes in a packet.
+fn gate(job: &Job, socket: &Tunnelled) -> Option<Box<TunnelGate>> {
+    let watch = job.watch.as_ref()?;
+    let shared = &job.conn.thread.shared;
+    let person = job.person();
+    admissions::settle(shared, watch, person.as_ref(), socket.socket());
+    let reads_packets = watch.jwt.as_ref().is_some_and(|jwt| jwt.config.reads_packets());
+    let person = person.filter(|_| reads_packets)?;
+    Some(TunnelGate::new(shared, watch, person, &job.upstream.carried, socket.socket()))
 }
 
 /// Reads the ids of the session from the tunnel's first frames, where the upstream's ordinary requests `follow`

@@ -10,8 +10,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::Response;
-use hyper::body::{Body, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::headers;
 use super::respond::{self, Problem};
 use super::response_body::{self, ClientBody, Reply};
 use crate::body::{PolledFrame, RequestStream};
@@ -48,6 +49,22 @@ impl Upload {
         self.paced.pace().clone()
     }
 
+    /// Removes trailer fields that must not be forwarded, among them those that tell workers the claims of tokens.
+    fn checked(&self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let frame = response_body::checked(frame);
+        if frame.is_data() {
+            return frame;
+        }
+        match frame.into_trailers() {
+            Ok(mut fields) => {
+                let snapshot = self.conn.thread.shared.snapshot.load();
+                headers::strip_claims(&mut fields, &snapshot.rules.claim_fields);
+                Frame::trailers(fields)
+            }
+            Err(frame) => frame,
+        }
+    }
+
     /// Gives up a body that exceeds `max_body`; the frame just read is discarded.
     fn reject_too_large(&self, cx: &Context<'_>) -> PolledFrame {
         self.paced.waits(cx.waker());
@@ -75,7 +92,7 @@ impl RequestStream for Upload {
         if self.paced.verdict().is_some() {
             return self.given_up();
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(response_body::checked);
+        let polled = Pin::new(&mut self.body).poll_frame(cx).map_ok(|frame| self.checked(frame));
         match &polled {
             Poll::Pending => self.paced.waits(cx.waker()),
             Poll::Ready(Some(Ok(frame))) => {

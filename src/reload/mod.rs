@@ -141,7 +141,7 @@ impl Reloader {
             Ok(done) => {
                 tell!(shared.events, ConfigReloaded, info, file = %file.display(), "reloaded");
                 for warning in &done.warnings {
-                    tracing::warn!("{warning}");
+                    tell!(shared.events, Advice, warn, "{warning}");
                 }
                 for what in &done.needs_restart {
                     tell!(shared.events, ConfigNeedsRestart, warn,

@@ -7,21 +7,32 @@
 //! (IPv6 per /64) for a route, and in total for an upstream. A guard that is not configured costs nothing. Out of
 //! scope: the application's own checks (`allowRequest`, `cors`), which work as before.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
 
+use super::access::AccessGuard;
+use super::jwt::{HeadVerdict, JwtGuard};
+use super::live_keys::{self, LiveKeys, Now, Refused};
+use super::person::Person;
+use super::users::Users;
 use crate::affinity::ask::{RequestFacts, RequestKind};
 use crate::client::Client;
 use crate::clock::Millis;
-use crate::config::guards::{Guards, Origin, default_port, split_port};
+use crate::config::guards::{Guards, Origin, Refuse, UserSource, default_port, split_port};
+use crate::config::labels::LabelRules;
 use crate::engine_io::{self, EngineQuery};
 use crate::header_list::has_token;
-use crate::keys::AddressHash;
+use crate::jwt::{Claims, TokenFault};
+use crate::keys::{AddressHash, Key};
 use crate::metrics::GuardLabel;
+use crate::networks::NetworkSet;
 use crate::route::RouteMatch;
+use crate::sockets::labels;
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
 use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
@@ -30,42 +41,149 @@ use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GuardRefusal {
     /// The client's network or the page's origin is not allowed.
-    Forbidden(GuardLabel),
+    Forbidden(GuardLabel, Refuse),
     /// A rate limit is reached; the client may retry after this time.
     TooOften(GuardLabel, Duration),
+    /// The token is not accepted.
+    Token(TokenFault, Refuse),
+    /// The keys that verify tokens are not known yet; the client may retry after this time.
+    NoKeys(Duration),
+    /// The user has as many sockets as allowed.
+    TooMany(Refuse),
+    /// The request has no user with the right password.
+    NoPassword,
+    /// Another service has refused the request with this status, 401 or 403.
+    Denied(StatusCode),
+    /// The guard has no verdict; the client may retry after this time.
+    NoVerdict(Duration),
+}
+
+impl GuardRefusal {
+    /// The guard that rejects the request.
+    pub(crate) fn label(self) -> GuardLabel {
+        match self {
+            Self::Forbidden(label, _) | Self::TooOften(label, _) => label,
+            Self::Token(fault, _) => GuardLabel::of_fault(fault),
+            Self::NoKeys(_) => GuardLabel::JwtKeys,
+            Self::TooMany(_) => GuardLabel::Users,
+            Self::NoPassword => GuardLabel::Basic,
+            Self::Denied(_) => GuardLabel::Auth,
+            Self::NoVerdict(_) => GuardLabel::AuthFailed,
+        }
+    }
+
+    /// The refusal of a token.
+    pub(crate) fn of_token(why: Refused, refuse: Refuse) -> Self {
+        match why {
+            Refused::Fault(fault) => Self::Token(fault, refuse),
+            Refused::NoKeys(wait) => Self::NoKeys(wait),
+        }
+    }
 }
 
 /// The live guard of a route.
 pub struct RouteGuard {
     guards: Guards,
     limits: Arc<RateLimits>,
+    pub(crate) jwt: Option<JwtGuard>,
+    /// The live sockets of each user; `None` without a limit.
+    pub(crate) users: Option<Arc<Users>>,
+    /// Guards that have to wait for their verdict; `None` if there are none.
+    pub(crate) access: Option<Arc<AccessGuard>>,
+    /// Hashes the names of users, for their rates.
+    hasher: RandomState,
+    /// Claims that the labels of the upstream read.
+    label_claims: Vec<String>,
+}
+
+/// What a request has shown to the guards that let it pass.
+#[derive(Default)]
+pub(crate) struct Passed {
+    /// The client of the session that begins, if the route asks for tokens.
+    pub(crate) person: Option<Arc<Person>>,
+    /// Fields that tell the worker what its token says.
+    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
+    /// The session whose packets are to be judged.
+    pub(crate) packets: Option<Key>,
 }
 
 impl RouteGuard {
     /// Creates the guard of a route, or `None` if it has none. The counts of the previous guard are kept if the rates
     /// are the same.
-    pub fn follow(guards: &Guards, before: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    pub(crate) fn follow(
+        guards: &Guards,
+        labels: &LabelRules,
+        before: Option<&Arc<Self>>,
+        known_keys: Option<&Arc<LiveKeys>>,
+    ) -> Option<Arc<Self>> {
         if *guards == Guards::default() {
             return None;
         }
-        if let Some(before) = before.filter(|before| before.guards == *guards) {
+        let label_claims: Vec<_> = labels.iter().filter_map(|label| label.from.claim().map(str::to_owned)).collect();
+        let is_same = |before: &&Arc<Self>| before.guards == *guards && before.label_claims == label_claims;
+        if let Some(before) = before.filter(is_same) {
             return Some(before.clone());
         }
         // After a change of the rates, every address starts with a full bucket.
         let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
         let limits = limits.unwrap_or_else(|| Arc::new(RateLimits::new(guards.rate, SHARDS, ADDRESSES)));
-        Some(Arc::new(Self { guards: guards.clone(), limits }))
+        let users = guards.users.as_ref().map(|limit| {
+            let same = before.and_then(|before| before.users.clone()).filter(|users| users.limit() == limit);
+            same.unwrap_or_else(|| Users::new(limit.clone()))
+        });
+        let by = [guards.users.as_ref().map(|limit| &limit.by), guards.rate_by.as_ref()];
+        let of_limits = by.into_iter().flatten().filter_map(UserSource::claim).map(str::to_owned);
+        let wanted: Vec<_> = label_claims.iter().cloned().chain(of_limits).collect();
+        let jwt = guards.jwt.as_ref().map(|jwt| JwtGuard::new(jwt, wanted, known_keys));
+        let access = AccessGuard::follow(guards, before.and_then(|before| before.access.as_ref()));
+        let hasher = RandomState::new();
+        Some(Arc::new(Self { guards: guards.clone(), limits, jwt, users, access, hasher, label_claims }))
     }
 
-    fn judge<B>(&self, request: &Request<B>, asked: &GuardedRequest<'_>) -> Result<(), GuardLabel> {
+    /// Whether the guard concerns tokens or users.
+    pub(crate) fn knows_clients(&self) -> bool {
+        self.jwt.is_some() || self.users.is_some()
+    }
+
+    /// Whether tokens may come in packets.
+    pub(crate) fn reads_packets(&self) -> bool {
+        self.jwt.as_ref().is_some_and(|jwt| jwt.config.reads_packets())
+    }
+
+    /// Names the user of a request.
+    fn user<B>(
+        &self,
+        by: &UserSource,
+        upstream: &Upstream,
+        request: &Request<B>,
+        claims: Option<&Claims>,
+    ) -> Option<String> {
+        let claim = |name: &str| claims.and_then(|claims| claims.text(name));
+        match by {
+            UserSource::Claim(name) => claim(name),
+            UserSource::Label(name) => {
+                let label = upstream.config.labels.iter().find(|label| label.name == *name)?;
+                let value = labels::value(&label.from, request.headers(), request.uri().query(), &claim)?;
+                let text = String::from_utf8_lossy(&value).into_owned();
+                Some(text).filter(|text| !text.is_empty())
+            }
+        }
+    }
+
+    fn judge<B>(&self, request: &Request<B>, asked: &GuardedRequest<'_>) -> Result<(), GuardRefusal> {
         let GuardedRequest { ask, client, own, .. } = asked;
-        let is_allowed = self.guards.allow.is_empty() || client.is_within(&self.guards.allow);
-        if !is_allowed || client.is_within(&self.guards.deny) {
-            return Err(GuardLabel::Network);
+        let Guards { allow, deny, allow_list, deny_list, .. } = &self.guards;
+        let is_listed = |list: &Option<Arc<NetworkSet>>| {
+            list.as_ref().is_some_and(|list| client.known && list.contains(client.address))
+        };
+        let is_open = allow.is_empty() && allow_list.is_none();
+        let is_allowed = is_open || client.is_within(allow) || is_listed(allow_list);
+        if !is_allowed || client.is_within(deny) || is_listed(deny_list) {
+            return Err(GuardRefusal::Forbidden(GuardLabel::Network, Refuse::Http));
         }
         match &self.guards.origins {
             Some(origins) if is_session(request, ask) && !may(origins, request.headers(), *client, *own) => {
-                Err(GuardLabel::Origin)
+                Err(GuardRefusal::Forbidden(GuardLabel::Origin, self.guards.refuse_origins))
             }
             _ => Ok(()),
         }
@@ -96,7 +214,8 @@ pub(crate) struct GuardedRequest<'a> {
 }
 
 /// Checks a request against the guards of its route, of the routes that its path may be read as, and the limits of its
-/// upstream, and counts rejections.
+/// upstream, and counts rejections. Tokens come after rates, because the check of a signature costs more than a client
+/// should be able to ask for.
 ///
 /// # Errors
 /// The reason for which the request is rejected.
@@ -104,35 +223,125 @@ pub(crate) fn check<B>(
     found: &RouteMatch<'_>,
     request: &Request<B>,
     asked: &GuardedRequest<'_>,
-) -> Result<(), GuardRefusal> {
+) -> Result<Option<Box<Passed>>, GuardRefusal> {
+    let judged = found.guards().try_for_each(|watch| watch.judge(request, asked));
+    let handshake = opens(found.upstream, request, asked.ask);
+    let checked = judged
+        .and_then(|()| check_rates(found, asked, handshake))
+        .and_then(|()| check_tokens(found, request, asked, handshake));
+    checked.inspect_err(|refusal| found.upstream.series().turned(refusal.label()))
+}
+
+/// Whether a page may read an answer to its request: no guard refuses its origin.
+pub(crate) fn lets_read<B>(found: &RouteMatch<'_>, request: &Request<B>, asked: &GuardedRequest<'_>) -> bool {
+    found.guards().all(|watch| watch.judge(request, asked).is_ok())
+}
+
+fn check_rates(found: &RouteMatch<'_>, asked: &GuardedRequest<'_>, handshake: bool) -> Result<(), GuardRefusal> {
     let upstream = found.upstream;
-    let turn = |why: GuardLabel| upstream.series().turned(why);
-    for watch in found.guards() {
-        watch.judge(request, asked).map_err(|why| {
-            turn(why);
-            GuardRefusal::Forbidden(why)
-        })?;
-    }
-    let handshake = opens(upstream, request, asked.ask);
+    let by_address = found.guards().filter(|watch| watch.guards.rate_by.is_none());
     let of_route =
-        found.guards().map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
+        by_address.map(|watch| (&*watch.limits, asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]));
     let of_all = upstream.limits.as_ref();
     let of_all = of_all
         .map(|limits| (&**limits, AddressHash::ALL, [GuardLabel::UpstreamRequests, GuardLabel::UpstreamHandshakes]));
     // The address's own limit comes first, so an address that exceeds it takes no tokens from the upstream's total.
-    for (limits, key, [requests, handshakes]) in of_route.chain(of_all) {
-        limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
-            let why = match what {
-                RateKind::Requests => requests,
-                RateKind::Handshakes => handshakes,
-            };
-            turn(why);
-            say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
-                "rate limit reached: requests are answered with 429");
-            GuardRefusal::TooOften(why, wait)
-        })?;
+    for (limits, key, labels) in of_route.chain(of_all) {
+        take(upstream, limits, key, labels, asked, handshake)?;
     }
     Ok(())
+}
+
+/// Takes the tokens of one limit of a rate.
+fn take(
+    upstream: &Upstream,
+    limits: &RateLimits,
+    key: AddressHash,
+    [requests, handshakes]: [GuardLabel; 2],
+    asked: &GuardedRequest<'_>,
+    handshake: bool,
+) -> Result<(), GuardRefusal> {
+    limits.take(key, handshake, asked.now_ms).map_err(|(what, wait)| {
+        let why = match what {
+            RateKind::Requests => requests,
+            RateKind::Handshakes => handshakes,
+        };
+        say_full!(upstream = %upstream.config.name, limit = why.word(), client = %asked.client.address,
+            "rate limit reached: requests are answered with 429");
+        GuardRefusal::TooOften(why, wait)
+    })
+}
+
+/// Checks the token of a request, and the limits of its user. Each guard must be content; what the request's own route
+/// finds out is passed on.
+fn check_tokens<B>(
+    found: &RouteMatch<'_>,
+    request: &Request<B>,
+    asked: &GuardedRequest<'_>,
+    handshake: bool,
+) -> Result<Option<Box<Passed>>, GuardRefusal> {
+    let mut passed = None;
+    for watch in found.guards() {
+        let is_own = found.watch.is_some_and(|own| std::ptr::eq(&**own, watch));
+        let (mut claims, mut own) = (None, Passed::default());
+        if let Some(jwt) = &watch.jwt {
+            let refused = |why| GuardRefusal::of_token(why, jwt.refuse());
+            let now = Now { ms: asked.now_ms, ..live_keys::now() };
+            match jwt.judge(found.upstream, request, asked.ask, now).map_err(refused)? {
+                HeadVerdict::NotAsked => {}
+                HeadVerdict::Admitted(good) => {
+                    own.person = Some(Arc::new(Person::of_handshake(&good, &jwt.wanted())));
+                    own.fields = jwt.fields(&good);
+                    claims = Some(good);
+                }
+                HeadVerdict::Pending if is_own => own.person = Some(Arc::new(Person::pending())),
+                HeadVerdict::Packets(key) if is_own => own.packets = Some(key),
+                // The packets of two routes are not judged.
+                HeadVerdict::Pending | HeadVerdict::Packets(_) => {
+                    return Err(refused(Refused::Fault(TokenFault::Malformed)));
+                }
+            }
+        }
+        check_user(watch, found.upstream, request, asked, claims.as_ref(), handshake)?;
+        if is_own && watch.jwt.is_some() {
+            passed = Some(Box::new(own));
+        }
+    }
+    Ok(passed)
+}
+
+/// Checks the rate of a request's user, and the number of its sockets.
+fn check_user<B>(
+    watch: &RouteGuard,
+    upstream: &Upstream,
+    request: &Request<B>,
+    asked: &GuardedRequest<'_>,
+    claims: Option<&Claims>,
+    handshake: bool,
+) -> Result<(), GuardRefusal> {
+    if let Some(by) = &watch.guards.rate_by {
+        let user = watch.user(by, upstream, request, claims);
+        let (key, labels) = match user {
+            Some(user) => {
+                let key = AddressHash::new(watch.hasher.hash_one(&user));
+                (key, [GuardLabel::UserRequests, GuardLabel::UserHandshakes])
+            }
+            None => (asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]),
+        };
+        take(upstream, &watch.limits, key, labels, asked, handshake)?;
+    }
+    if let Some(users) = watch.users.as_ref().filter(|_| handshake) {
+        let user = watch.user(&users.limit().by, upstream, request, claims);
+        if user.is_some_and(|user| users.is_full(&user)) {
+            return Err(GuardRefusal::TooMany(users.limit().refuse));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the request is a handshake or an upgrade.
+pub(crate) fn is_opening<B>(upstream: &Upstream, request: &Request<B>, ask: &RequestFacts) -> bool {
+    ask.upgrade.is_some() || opens(upstream, request, ask)
 }
 
 /// Whether the request opens an Engine.IO session, or a WebSocket that belongs to no Engine.IO session.

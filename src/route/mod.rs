@@ -4,8 +4,15 @@
 //! (`readings`): its normal form chooses the route, and where a worker may read another path, the guards of that
 //! path's route apply as well. Paths are case-sensitive.
 
+pub(crate) mod access;
+pub(crate) mod basic;
+pub(crate) mod forward_auth;
 pub(crate) mod guard;
 mod host;
+pub(crate) mod jwt;
+pub(crate) mod live_keys;
+pub(crate) mod person;
+pub(crate) mod users;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -36,7 +43,7 @@ pub struct RouteMatch<'a> {
     /// The upstream that serves it.
     pub upstream: &'a Arc<Upstream>,
     /// The guard of its route; `None` where the route has none.
-    pub watch: Option<&'a RouteGuard>,
+    pub watch: Option<&'a Arc<RouteGuard>>,
     /// Guards of other routes that the worker may take the path for; empty for nearly every request.
     pub others: Vec<&'a RouteGuard>,
     /// The place of its route among the configured ones; `None` where no route is configured.
@@ -53,7 +60,7 @@ impl RouteMatch<'_> {
 
     /// Every guard that the request must pass.
     pub(crate) fn guards(&self) -> impl Iterator<Item = &RouteGuard> {
-        self.watch.into_iter().chain(self.others.iter().copied())
+        self.watch.map(|watch| &**watch).into_iter().chain(self.others.iter().copied())
     }
 }
 
@@ -119,7 +126,7 @@ fn matched<'a>(
     others.dedup();
     let guard = |other: &usize| routes.get(*other)?.watch.as_deref();
     let others = others.iter().filter(|other| Some(**other) != place).filter_map(guard).collect();
-    Some(RouteMatch { upstream, watch: found.watch.as_deref(), others, place, route: Some(&found.route) })
+    Some(RouteMatch { upstream, watch: found.watch.as_ref(), others, place, route: Some(&found.route) })
 }
 
 /// The path of a route as it is compared: its normal form, which `config` has checked, without a final slash.

@@ -166,7 +166,8 @@ impl NameWatch {
                     "name resolves to more addresses than an entry may have workers: only the first are used");
             }
         } else if again {
-            tell!(self.shared.events, DnsChanged, info, upstream = %upstream, %name, addresses = ips.len(), "name resolves again");
+            tell!(self.shared.events, DnsChanged, info, upstream = %upstream, %name, addresses = ips.len(),
+                "name resolves again");
         }
         true
     }

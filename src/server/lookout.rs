@@ -36,6 +36,7 @@ struct UpstreamSeen {
     empty_since: Option<Millis>,
     was_ready: bool,
     lost: Burst,
+    queue: Burst,
 }
 
 /// Something that is counted, and told at most once per [`EVERY_MS`]. The code is pure: time is an argument.
@@ -69,7 +70,8 @@ impl Lookout {
             self.upstreams.entry(upstream.config.name.clone()).or_default().look(upstream, events, now);
         }
         self.upstreams.retain(|name, _| snapshot.upstreams.iter().any(|one| one.config.name == *name));
-        for (limit, count) in shared.metrics.limits.counts() {
+        let pins = shared.metrics.pins_refused.get() + shared.metrics.pins_evicted.get();
+        for (limit, count) in shared.metrics.limits.counts().chain([("pins", pins)]) {
             if let Some(times) = self.limits.entry(limit).or_default().note(count, now) {
                 let text = format!("the limit `{limit}` was reached{}", times_of(times));
                 events.tell(Event::new(EventKind::LimitReached, Severity::Warning, text));
@@ -155,6 +157,11 @@ impl UpstreamSeen {
         if let Some(times) = self.lost.note(lost, now) {
             let text = format!("clients were told that their session is unknown{}", times_of(times));
             events.tell(Event::new(EventKind::SessionsLost, Severity::Warning, text).upstream(name));
+        }
+        let full = upstream.members.iter().map(|member| member.worker.series.queue_full.get()).sum();
+        if let Some(times) = self.queue.note(full, now) {
+            let text = format!("the limit `queue` was reached{}", times_of(times));
+            events.tell(Event::new(EventKind::LimitReached, Severity::Warning, text).upstream(name));
         }
     }
 }

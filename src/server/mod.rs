@@ -7,6 +7,7 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod guards;
 mod health_checks;
 mod lookout;
 mod sampler;
@@ -28,7 +29,7 @@ use crate::clock;
 use crate::config::{AdminAddress, AdminListener, Config, LogFormat, Sources};
 use crate::control::Control;
 use crate::drain;
-use crate::events::{Event, EventKind, Events, Severity};
+use crate::events::{Event, EventFilter, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
 use crate::reload::{self, Reloader, Running};
@@ -37,7 +38,7 @@ use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, secret};
+use crate::{admin, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -69,6 +70,7 @@ impl Server {
     /// # Errors
     /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
+        outbound::install_provider();
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
         let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
@@ -103,10 +105,11 @@ impl Server {
         let (spawned, orders) = SpawnHandle::new();
         let control = {
             let (shared, all, stop) = (shared.clone(), &stop, stop.clone());
-            let (token, hosts) = (config.admin.token.clone(), config.admin.hosts.clone());
+            let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } = config.admin.clone();
+            let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
             let settings =
-                admin::AdminSettings { token, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+                admin::AdminSettings { tokens, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
@@ -114,11 +117,6 @@ impl Server {
             let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
-        shared.events.tell(Event::new(
-            EventKind::Started,
-            Severity::Info,
-            format!("stickyd {} has started", env!("CARGO_PKG_VERSION")),
-        ));
         let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
         shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
@@ -163,7 +161,9 @@ impl Server {
 fn bind_admin(config: &AdminListener) -> Result<Vec<admin::BoundAdmin>, StartError> {
     let mut bound = Vec::new();
     for address in config.addresses() {
-        bound.extend(admin::bind(address).map_err(|error| StartError::Admin(address.clone(), error))?);
+        bound.extend(
+            admin::bind(address, config.group.as_ref()).map_err(|error| StartError::Admin(address.clone(), error))?,
+        );
     }
     Ok(bound)
 }
@@ -236,6 +236,7 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
         tasks.spawn_local(health_checks::keep(shared.clone(), introduces, tasks.clone(), stop.clone()));
+        tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
@@ -244,7 +245,7 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
-        tasks.spawn_local(stop.clone().run_until_cancelled_owned(say_stopping(events, gently)));
+        tasks.spawn_local(say_stopping(events, gently));
         stop.cancelled().await;
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
@@ -259,6 +260,8 @@ async fn say_stopping(events: Arc<Events>, gently: CancellationToken) {
     gently.cancelled().await;
     let text = "stickyd stops: requests may finish, tunnels are closed";
     events.tell(Event::new(EventKind::Stopping, Severity::Info, text.to_owned()));
+    // Passed on now: the task that does it otherwise may have ended.
+    events.page(&EventFilter::default(), 0);
 }
 
 /// Shards of the pin table that are swept between two looks for ejections that are over.

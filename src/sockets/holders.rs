@@ -48,6 +48,11 @@ impl Tunnelled {
         (before & TUNNEL == 0).then(|| Self(socket))
     }
 
+    /// Returns the socket itself.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.0
+    }
+
     /// Prepares a Ping to the socket's client.
     pub fn asking(&self) -> OwedPing {
         OwedPing::new(&self.0)

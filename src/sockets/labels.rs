@@ -52,16 +52,22 @@ pub struct OpeningRequest<'a> {
     pub labels: &'a Arc<LabelRules>,
     /// Recognises stickyd's own cookie, which never becomes a label.
     pub jar: Option<&'a Jar>,
+    /// Gives the claims of the client's token.
+    pub claims: ClaimTexts<'a>,
 }
+
+/// Gives the text of a claim, by its name.
+pub(crate) type ClaimTexts<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl SocketFacts {
     /// Reads the facts from a request head.
     pub fn read(opening: OpeningRequest<'_>) -> Self {
-        let OpeningRequest { headers, query, is_engine_io, client, route, labels, jar } = opening;
+        let OpeningRequest { headers, query, is_engine_io, client, route, labels, jar, claims } = opening;
         let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let mut packed = Vec::new();
         for label in labels.iter() {
-            let value = value(&label.from, headers, query).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
+            let value =
+                value(&label.from, headers, query, claims).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
             pack_label(&mut packed, value.map(|value| printable(&value, LONGEST_LABEL)).as_deref());
         }
         Self {
@@ -97,8 +103,15 @@ impl SocketFacts {
 /// complete one.
 const ENOUGH: usize = 256;
 
-fn value(from: &LabelSource, headers: &HeaderMap, query: Option<&str>) -> Option<Vec<u8>> {
+/// Reads the value of a label from a request; `claims` gives those of its token.
+pub(crate) fn value(
+    from: &LabelSource,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    claims: ClaimTexts<'_>,
+) -> Option<Vec<u8>> {
     match from {
+        LabelSource::Claim(name) => claims(name).map(String::into_bytes),
         LabelSource::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
         LabelSource::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
         LabelSource::Cookie(name) => headers

@@ -9,11 +9,12 @@ use Ordering::{AcqRel, Relaxed};
 
 use super::attention::Care;
 use super::common::Common;
-use super::socket_id::Texts;
+use super::labels::{ClaimTexts, LONGEST_LABEL};
+use super::socket_id::{Texts, pack_label, printable};
 use super::traffic::Traffic;
 use super::{CloseOrder, Id, New, SocketFacts, lock};
 use crate::clock::{self, Seconds};
-use crate::config::labels::LabelRules;
+use crate::config::labels::{LabelRules, LabelSource};
 use crate::keys::Key;
 use crate::metrics::socket_labels::{EndReason, QUIET_S, SocketKind, SocketState, Transport};
 use crate::metrics::{SocketCarrier, Way};
@@ -180,6 +181,27 @@ impl Socket {
         let cold = lock(&self.cold);
         let labels: Vec<_> = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
         f(cold.texts.sid(), &labels)
+    }
+
+    /// Sets the labels that are read from a token, once it is known.
+    pub(crate) fn learn_claims(&self, claims: ClaimTexts<'_>) {
+        if !self.labels().iter().any(|rule| matches!(rule.from, LabelSource::Claim(_))) {
+            return;
+        }
+        let mut cold = lock(&self.cold);
+        let mut packed = Vec::new();
+        for (rule, known) in self.labels().iter().zip(cold.texts.labels()) {
+            match &rule.from {
+                LabelSource::Claim(name) => {
+                    let value = claims(name).map(|value| printable(value.as_bytes(), LONGEST_LABEL));
+                    pack_label(&mut packed, value.as_deref().or(known));
+                }
+                LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_) => {
+                    pack_label(&mut packed, known);
+                }
+            }
+        }
+        cold.texts = cold.texts.with_labels(&packed);
     }
 
     /// Stores the sid of a WebSocket-first session once it is known.

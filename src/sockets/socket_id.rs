@@ -73,6 +73,17 @@ impl Texts {
         Self([&address[..], &length, sid, &key, labels].concat().into_boxed_slice())
     }
 
+    /// Returns a copy with other labels, encoded by [`pack_label`].
+    pub(crate) fn with_labels(&self, packed: &[u8]) -> Self {
+        let SocketTexts { sid, key, .. } = parts(&self.0);
+        let address = self.0.first_chunk::<16>().copied().unwrap_or_default();
+        let keyed = if key.is_some() { KEYED } else { 0 };
+        let length = (u16::try_from(sid.len()).unwrap_or(0) | keyed).to_be_bytes();
+        let key = key.unwrap_or_default();
+        let key = key.get(..if keyed == 0 { 0 } else { key.len() }).unwrap_or_default();
+        Self([&address[..], &length, sid, key, packed].concat().into_boxed_slice())
+    }
+
     /// Key of the session's pin, if it was stored.
     pub(crate) fn key(&self) -> Option<[u8; 16]> {
         parts(&self.0).key

@@ -4,9 +4,11 @@
 //! what an upstream has learned are carried over from the previous snapshot, by name and address, so a reload loses
 //! nothing (ARCHITECTURE.md, invariant 8).
 
+pub(crate) mod admissions;
 pub(crate) mod config_status;
 mod readiness;
 mod replay;
+pub(crate) mod told;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,12 +16,14 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use hyper::header::HeaderName;
 use tokio::sync::watch;
 
 use crate::affinity::Sessions;
 use crate::affinity::discoveries::Discoveries;
 use crate::bus::BusMembers;
 use crate::client_limits::ClientLimits;
+use crate::config::jwt::KeySource;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::events::Events;
@@ -29,9 +33,11 @@ use crate::metrics::Metrics;
 use crate::processes::Processes;
 use crate::route::Guarded;
 use crate::route::guard::RouteGuard;
+use crate::route::live_keys::LiveKeys;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
+use admissions::Admissions;
 use config_status::ConfigStatus;
 pub(crate) use readiness::{AppStatus, Readiness};
 pub(crate) use replay::{Replay, ReplayRoom};
@@ -64,6 +70,8 @@ pub struct Shared {
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
     pub caps: Arc<ClientLimits>,
+    /// What guards remember of sessions and their clients.
+    pub(crate) admissions: Admissions,
     /// Number of client connections open now.
     pub clients: AtomicUsize,
     /// Secret that signs cookies and keys the ring.
@@ -87,6 +95,8 @@ pub struct Snapshot {
 pub struct GlobalRules {
     /// Routes, tried in this order.
     pub routes: Vec<Guarded>,
+    /// Fields that tell workers the claims of tokens, on any route: no client may send them.
+    pub(crate) claim_fields: Vec<HeaderName>,
     /// Whether one log line is written per request.
     pub access_log: bool,
     /// Addresses of the listeners and of the admin listener; a worker must never have one of them.
@@ -102,14 +112,39 @@ impl GlobalRules {
         });
         let listeners = config.listeners.iter().map(|listener| listener.address).chain(admin).collect();
         let known: Vec<_> = before.iter().flat_map(|before| &before.routes).collect();
+        let keys = shared_keys(config, &known);
         let guarded = |route: &config::Route| {
             let same = |old: &&&Guarded| old.route.host == route.host && old.route.path == route.path;
             let old = known.iter().find(same).and_then(|old| old.watch.as_ref());
-            Guarded::new(route.clone(), RouteGuard::follow(&route.guards, old))
+            let source = route.guards.jwt.as_ref().map(|jwt| &jwt.keys);
+            let keys =
+                source.and_then(|wanted| keys.iter().find(|(source, _)| *source == wanted)).map(|(_, keys)| keys);
+            let labels = config.upstreams.get(route.upstream).map(|upstream| upstream.labels.clone());
+            Guarded::new(route.clone(), RouteGuard::follow(&route.guards, &labels.unwrap_or_default(), old, keys))
         };
         let routes = config.routes.iter().map(guarded).collect();
-        Arc::new(Self { routes, access_log: config.log.access, listeners })
+        let jwts = config.routes.iter().filter_map(|route| route.guards.jwt.as_ref());
+        let mut claim_fields: Vec<_> = jwts.flat_map(|jwt| jwt.headers.iter().map(|(name, _)| name.clone())).collect();
+        let copied = config.routes.iter().filter_map(|route| route.guards.forward.as_ref());
+        claim_fields.extend(copied.flat_map(|forward| forward.copy.iter().cloned()));
+        claim_fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        claim_fields.dedup();
+        Arc::new(Self { routes, claim_fields, access_log: config.log.access, listeners })
     }
+}
+
+/// The keys of tokens, one entry per source: routes that take them from one server share them, also after a reload.
+fn shared_keys<'c>(config: &'c Config, known: &[&Guarded]) -> Vec<(&'c KeySource, Arc<LiveKeys>)> {
+    let mut all: Vec<(&KeySource, Arc<LiveKeys>)> = Vec::new();
+    for jwt in config.routes.iter().filter_map(|route| route.guards.jwt.as_ref()) {
+        if all.iter().any(|(source, _)| **source == jwt.keys) {
+            continue;
+        }
+        let kept = known.iter().filter_map(|old| old.watch.as_ref()?.jwt.as_ref());
+        let kept = kept.filter(|old| old.config.keys == jwt.keys).map(|old| old.keys.clone()).next();
+        all.push((&jwt.keys, kept.unwrap_or_else(|| LiveKeys::new(&jwt.keys))));
+    }
+    all
 }
 
 impl Shared {
@@ -131,6 +166,7 @@ impl Shared {
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),
             discoveries: Discoveries::new(&config.limits),
+            admissions: Admissions::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,
             config: ConfigStatus::default(),

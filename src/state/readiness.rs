@@ -1,6 +1,6 @@
 //! Whether stickyd serves: the answer to a balancer, a kubelet or a container runtime that checks it. The admin
-//! listener and the listeners for traffic give the same one. And whether the application behind a route can be reached,
-//! which its own pages ask.
+//! listener and the listeners for traffic give the same one. And whether the application of a route can be reached, which
+//! its own pages ask.
 
 use super::Shared;
 use crate::clock;
@@ -13,10 +13,10 @@ use crate::upstream::worker::Worker;
 /// is one that is not needed any more.
 const MISSED_MS: u64 = 600_000;
 
-/// Whether the application behind a route can be reached, as its pages may know.
+/// Whether the application of a route can be reached, as its pages may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AppStatus {
-    /// Every worker serves.
+    /// Every worker serves its sessions.
     Fine,
     /// Some workers do not serve.
     Degraded,

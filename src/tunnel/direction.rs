@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::gate::TunnelGate;
 use super::insert::Insert;
 use crate::websocket::frames::{Observer, Sender, Signal};
 
@@ -148,6 +149,8 @@ impl Direction {
 pub(crate) struct Ours<'a, F> {
     /// Whether it stops at the first frame boundary, and drops what the sender sent after that.
     pub(crate) to_boundary: bool,
+    /// Judges what the source sends; what it holds back is not written.
+    pub(crate) gate: Option<&'a mut TunnelGate>,
     /// A frame from stickyd that waits for its place, or is being written after the bytes before it.
     pub(crate) insert: &'a mut Option<Box<Insert>>,
     /// Receives the signals of small frames.
@@ -227,6 +230,14 @@ pub(crate) fn step(
         }
     }
     let mut bytes = read.filled();
+    let passed;
+    if let Some(gate) = ours.gate.as_mut() {
+        passed = gate.pass(bytes);
+        bytes = &passed;
+        if bytes.is_empty() {
+            return DirectionStep::Discarded;
+        }
+    }
     if to_boundary && let Some(end) = way.observer.next_boundary(bytes) {
         bytes = bytes.get(..end).unwrap_or_default();
     }

@@ -4,10 +4,12 @@
 //! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
 pub(crate) mod direction;
+pub(crate) mod gate;
 mod insert;
 pub(crate) mod liveness;
 pub(crate) mod relay;
 pub(crate) mod socket_names;
+pub(crate) mod told;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,7 +18,10 @@ use bytes::Bytes;
 
 use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
+use gate::TunnelGate;
 use insert::Insert;
+use relay::Relay;
+use told::RefusalPlan;
 
 use crate::affinity::SessionHold;
 use crate::client_limits::TunnelCount;
@@ -24,15 +29,36 @@ use crate::clock::{self, Seconds};
 use crate::config::CloseNotice;
 use crate::engine_io::{self, Handshake};
 use crate::metrics::{SocketCarrier, UpstreamSeries, Way};
+use crate::net::client_io::ClientIo;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::{self, Listed, Transport, Tunnelled};
+use crate::thread::Registered;
 use crate::upstream::UpstreamMemory;
 use crate::upstream::connections::connect::InUse;
 use crate::upstream::worker::Count;
 use socket_names::Names;
 
+/// What a client's connection becomes after an upgrade.
+pub(crate) enum Opening {
+    /// A tunnel to a worker.
+    Tunnel(TunnelPlan),
+    /// A WebSocket that only tells the client why it is refused.
+    Refusal(Box<RefusalPlan>),
+}
+
+impl Opening {
+    /// Begins it, in a task of its own. `early` are the bytes that the client sent after its request.
+    pub(crate) fn begin(self, io: ClientIo, early: Bytes, live: Registered) {
+        let thread = live.thread().clone();
+        match self {
+            Self::Tunnel(plan) => thread.tasks.spawn_local(Relay::new(io, early, plan, live)),
+            Self::Refusal(plan) => thread.tasks.spawn_local(told::run(io, early, *plan, live)),
+        };
+    }
+}
+
 /// The worker's half of a tunnel, kept until hyper releases the client's half.
-pub struct TunnelPlan {
+pub(crate) struct TunnelPlan {
     pub(crate) io: WorkerIo,
     /// Bytes that the worker sent directly after the head of its response.
     pub(crate) first: Bytes,
@@ -65,6 +91,8 @@ pub(crate) struct TunnelState {
     pub(crate) hold: Option<SessionHold>,
     /// The tunnel's own entry on the list of sockets, if its session has no pin.
     pub(crate) listed: Option<Listed>,
+    /// Judges what the client sends, if its token comes in a packet.
+    pub(crate) gate: Option<Box<TunnelGate>>,
     /// Learns Socket.IO ids from the first frames, if ordinary requests name them (`follow`).
     pub(crate) names: Option<Box<Names>>,
     pub(crate) _of_address: Option<TunnelCount>,

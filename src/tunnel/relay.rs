@@ -24,7 +24,7 @@ use crate::net::client_io::ClientIo;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::EndReason;
 use crate::thread::{Registered, ThreadOrder};
-use crate::websocket::frames::{self, CloseCode, Sender};
+use crate::websocket::frames::{CloseCode, Sender, close_frame};
 use crate::websocket::round_trip::Half;
 
 /// Steps of both directions in a row, before other tasks get their turn.
@@ -55,6 +55,10 @@ impl Relay {
     pub(crate) fn new(client: ClientIo, early: Bytes, plan: TunnelPlan, live: Registered) -> Self {
         let TunnelPlan { io, first, mut terms } = plan;
         live.become_tunnel(terms.silence_s, terms.tunnel.worker().serial);
+        let early = match &mut terms.gate {
+            Some(gate) if !early.is_empty() => gate.pass(&early).into(),
+            _ => early,
+        };
         let (early_bytes, now_s) = (early.len(), clock::now_s());
         let (mut up, mut down) = (Direction::new(Sender::Client, early), Direction::new(Sender::Worker, first.clone()));
         terms.went_up(early_bytes, std::mem::take(&mut up.messages), now_s);
@@ -90,9 +94,9 @@ impl Relay {
             let unsent = (self.up.rest.len(), self.down.rest.len());
             let (mut up, mut down) = (DirectionStep::Blocked, DirectionStep::Blocked);
             if ask_up {
-                let terms = &*self.terms;
-                let heed = |signal| heed(&terms.socket, &terms.upstream.series, Half::Client, signal);
-                let ours = Ours { to_boundary: false, insert: &mut None, heed };
+                let TunnelState { socket, upstream, gate, .. } = &mut *self.terms;
+                let heed = |signal| heed(socket, &upstream.series, Half::Client, signal);
+                let ours = Ours { to_boundary: false, gate: gate.as_deref_mut(), insert: &mut None, heed };
                 up = step(&mut self.client, &mut self.worker, &mut self.up, cx, buffer, ours);
                 self.after_up(up);
             }
@@ -101,7 +105,7 @@ impl Relay {
                 let lent = buffer.get_mut(..most).unwrap_or_default();
                 let TunnelState { socket, upstream, insert, .. } = &mut *self.terms;
                 let heed = |signal| heed(socket, &upstream.series, Half::Worker, signal);
-                let ours = Ours { to_boundary: self.wanted.is_some(), insert, heed };
+                let ours = Ours { to_boundary: self.wanted.is_some(), gate: None, insert, heed };
                 down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, ours);
                 self.after_down(down, buffer);
             }
@@ -119,6 +123,9 @@ impl Relay {
     }
 
     fn after_up(&mut self, step: DirectionStep) {
+        if self.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
+            self.refuse();
+        }
         match step {
             DirectionStep::Blocked | DirectionStep::Discarded | DirectionStep::Boundary | DirectionStep::Inserted => {}
             DirectionStep::Moved(bytes) => {
@@ -200,6 +207,18 @@ impl Relay {
         self.terms.socket.parts();
     }
 
+    /// Ends the tunnel because a packet was refused: nothing more goes to the worker, and the client is told why.
+    fn refuse(&mut self) {
+        self.terms.socket.set_end_reason(EndReason::Guard);
+        self.terms.socket.parts();
+        self.up.rest = Bytes::new();
+        self.up.finish();
+        if let Some((code, _)) = self.terms.gate.as_ref().and_then(|gate| gate.refusal()) {
+            self.close(code);
+        }
+        self.wait_at_most(ECHO);
+    }
+
     /// Follows the orders of the thread, an operator or the vigil, before any bytes are moved.
     fn obey(&mut self, order: ThreadOrder) {
         if order == ThreadOrder::Stop {
@@ -272,10 +291,15 @@ impl Relay {
         if let Some(code) = self.wanted.take()
             && !self.down.observer.close_seen()
         {
+            let gate = self.terms.gate.as_ref();
+            // Between two frames of a message, no other message may stand (RFC 6455 §5.4).
+            let gate_told = gate.filter(|_| self.down.observer.at_message_boundary()).map(|gate| gate.told());
+            let refusal = gate.and_then(|gate| gate.refusal());
             let told = self.live.is_closing() || self.terms.socket.is_ordered();
             let farewell = if told { self.terms.farewell() } else { None };
             let reason = farewell.as_ref().map_or("", |farewell| &farewell.reason);
-            self.down.rest = Bytes::copy_from_slice(frames::close_frame(code, reason).as_ref());
+            let (code, reason) = refusal.unwrap_or((code, reason));
+            self.down.rest = [&*gate_told.unwrap_or_default(), close_frame(code, reason).as_ref()].concat().into();
             self.down.sink = Sink::Muted;
         }
     }
@@ -361,6 +385,9 @@ impl Future for Relay {
         let order = this.live.order();
         if order == ThreadOrder::Cut {
             return Poll::Ready(());
+        }
+        if this.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
+            this.refuse();
         }
         this.obey(order);
         let bytes_up = this.terms.bytes_up;

@@ -99,11 +99,6 @@ impl Worker {
         Established { number: self.life.opened(), worker: self.clone(), loss: Loss::None }
     }
 
-    /// Counts a request that has waited for longer than [`super::worker::SLOW_MS`] until the returned guard is dropped.
-    pub fn slow_request(self: &Arc<Self>) -> Count {
-        self.count(|w| &w.slow)
-    }
-
     fn count(self: &Arc<Self>, which: fn(&Self) -> &AtomicU32) -> Count {
         which(self).fetch_add(1, Relaxed);
         Count { worker: self.clone(), which }

@@ -22,9 +22,10 @@ use hyper::{Method, Request, Response};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connections::connect::Lease;
-use super::connections::response_timeout::{READ_PIECE_BYTES, Stage};
+use super::connections::response_timeout::{READ_PIECE_BYTES, Stage, WaitKind};
+use super::eject::ClientKey;
 use super::restarts::Loss;
-use super::worker::Count;
+use super::slow_requests::SlowRequest;
 use crate::body::Outgoing;
 use crate::clock;
 use broken::BrokeOff;
@@ -33,8 +34,8 @@ use request_writer::RequestWriter;
 use response_body::Unread;
 use response_head::{Coming, Head};
 
-/// Waiting time in milliseconds after which a broken exchange means that the worker was busy with it. It is one second,
-/// less the inaccuracy of a thread's waits.
+/// Waiting time in milliseconds after which a poll counts as open: the worker has taken it, and did not break it off at
+/// once. It is one second, less the inaccuracy of a thread's waits.
 const LONG_WAIT_MS: u64 = 750;
 
 /// Maximum size in bytes of one read of a body from a fast worker. Together with what hyper holds for a client that
@@ -65,6 +66,8 @@ pub enum Failure {
 /// How a request is sent, and how long its response is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct ExchangeTerms {
+    /// The client that sent the request: one client's slow or broken requests do not show that the worker is ill.
+    pub client: ClientKey,
     /// Maximum wait for the response. While the request body is still being sent, it counts from the last piece of it.
     pub patience: Duration,
     /// Whether the request is an open poll, which may wait long by design.
@@ -88,7 +91,7 @@ pub struct Exchange {
     /// Whether the client was still sending its body when the exchange began.
     uploading: bool,
     heard: bool,
-    slow: Option<Count>,
+    slow: Option<SlowRequest>,
 }
 
 /// A response, and the connection over which its body comes.
@@ -125,7 +128,7 @@ impl Lease {
         let mut coming = Coming::new(request.method() == Method::HEAD);
         coming.interim.want(terms.takes_interim);
         let uploading = request.body().is_uploading();
-        self.wait.begin(terms.patience, !terms.is_poll && !uploading);
+        self.wait.begin(terms.client, terms.patience, wait_kind(terms.is_poll, uploading));
         let mut head = None;
         match self.write(&mut request, terms.keep.then_some(&mut head)) {
             Ok(()) => {}
@@ -191,8 +194,10 @@ impl Lease {
     }
 
     fn broke(self, error: BrokeOff, heard: bool, head: Option<Vec<u8>>) -> Failure {
-        let long = self.wait.lasted_ms(clock::now_ms()) >= LONG_WAIT_MS;
-        self.lost(if long { Loss::Grave } else { Loss::Light });
+        // No client makes a worker cut its open poll, but a slow page may cut all its requests.
+        let is_open_poll = self.wait.kind() == WaitKind::Poll && self.wait.lasted_ms(clock::now_ms()) >= LONG_WAIT_MS;
+        let loss = if is_open_poll { Loss::Grave } else { Loss::Light(self.wait.client()) };
+        self.established.lost(loss);
         Failure::Broken { error, heard, head }
     }
 
@@ -248,6 +253,14 @@ impl Lease {
     }
 }
 
+fn wait_kind(is_poll: bool, uploading: bool) -> WaitKind {
+    match (is_poll, uploading) {
+        (true, _) => WaitKind::Poll,
+        (false, true) => WaitKind::Upload,
+        (false, false) => WaitKind::Worker,
+    }
+}
+
 /// Returns the bytes in no more memory than they need, because they may wait for a slow client.
 fn trimmed(read: BytesMut) -> Bytes {
     if read.len() < read.capacity() / 2 { Bytes::copy_from_slice(&read) } else { read.freeze() }
@@ -282,7 +295,7 @@ impl Future for Exchange {
                 match lease.wait.stage(cx.waker()) {
                     Stage::Early => {}
                     Stage::Slow => {
-                        this.slow.get_or_insert_with(|| lease.worker().slow_request());
+                        this.slow.get_or_insert_with(|| lease.worker().slow_request(lease.wait.client()));
                     }
                     Stage::Over => return over(),
                 }

@@ -16,6 +16,7 @@ pub(crate) mod serial;
 pub(crate) mod session_ends;
 pub(crate) mod session_numbers;
 pub(crate) mod session_paths;
+pub(crate) mod slow_requests;
 pub(crate) mod states;
 pub(crate) mod status_text;
 pub(crate) mod worker;

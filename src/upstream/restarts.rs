@@ -9,13 +9,15 @@
 //! worker's own time-out; they only add to losses that other connections began. A worker that closes its connections
 //! whenever it likes causes losses as well, but one after the other. A response over an older connection therefore
 //! shows that the process is alive. One connection proves nothing: a quiet worker may end its only WebSocket without a
-//! Close. Connections of health checks, which come and go, are not counted.
+//! Close. Neither do broken requests of one client: their page may break every one of them. Connections of health
+//! checks, which come and go, are not counted.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use crate::clock::{AtomicMillis, Millis};
 use crate::locks::lock;
+use crate::upstream::eject::ClientKey;
 
 /// Time in milliseconds within which all connections of a worker must end to count as a restart
 /// (docs/reference/routing.md §8).
@@ -44,10 +46,10 @@ pub(crate) struct Life {
 pub enum Loss {
     /// The connection ended as it should: one side was done with it.
     None,
-    /// The connection ended during an exchange or soon after one. Servers that do not announce their close end
-    /// connections like this, too.
-    Light,
-    /// A tunnel ended without a close, or an exchange that had been waiting for a while was cut.
+    /// The connection ended during an exchange of this client or soon after one. Servers that do not announce their
+    /// close end connections like this, too.
+    Light(ClientKey),
+    /// A tunnel ended without a close, or an open poll was cut.
     Grave,
 }
 
@@ -173,8 +175,11 @@ struct Losses {
     left: u32,
     /// Number of those that have ended in this second.
     ended: u32,
-    /// Weight of the losses in this second; a grave loss counts double.
-    weight: u32,
+    /// The client of the first light loss in this second.
+    client: Option<ClientKey>,
+    /// Whether the losses in this second are more than the doing of one client: one is grave, or two clients have light
+    /// ones.
+    is_sign: bool,
 }
 
 impl Losses {
@@ -185,18 +190,26 @@ impl Losses {
             if loss == Loss::None {
                 return None;
             }
-            *self = Self { until: Some(now_ms.plus_ms(TOGETHER_MS)), made, left: alive, ended: 0, weight: 0 };
+            *self = Self { until: Some(now_ms.plus_ms(TOGETHER_MS)), made, left: alive, ..Self::default() };
         }
         if self.is_older(number) {
             self.left = self.left.saturating_sub(1);
             self.ended = self.ended.saturating_add(1);
-            self.weight = self.weight.saturating_add(loss as u32);
+            self.weigh(loss);
         }
         if self.left > 0 {
             return None;
         }
-        let Self { made, ended, weight, .. } = std::mem::take(self);
-        (ended > 1 && weight >= Loss::Grave as u32).then_some(made)
+        let Self { made, ended, is_sign, .. } = std::mem::take(self);
+        (ended > 1 && is_sign).then_some(made)
+    }
+
+    fn weigh(&mut self, loss: Loss) {
+        match loss {
+            Loss::None => {}
+            Loss::Light(client) => self.is_sign |= *self.client.get_or_insert(client) != client,
+            Loss::Grave => self.is_sign = true,
+        }
     }
 
     fn spoke(&mut self, number: u32) {
@@ -231,8 +244,8 @@ mod tests {
     #[test]
     fn losing_all_connections_is_a_restart_at_the_next_connect() {
         let life = Life::new(Millis::new(0));
-        for number in connect(&life, 3) {
-            assert_eq!(life.ended(number, Loss::Light, Millis::new(10)), None);
+        for (number, client) in connect(&life, 3).into_iter().zip(0..) {
+            assert_eq!(life.ended(number, Loss::Light([client; 16]), Millis::new(10)), None);
         }
         assert_eq!(life.generation(), 1, "no connect has succeeded yet");
         assert_eq!(life.connected(Millis::new(300)), ConnectSample { again: true, restarted: Some(2) });
@@ -259,7 +272,7 @@ mod tests {
         let life = Life::new(Millis::new(0));
         let old = connect(&life, 3);
         life.ended(old[0], Loss::Grave, Millis::new(10));
-        life.ended(old[1], Loss::Light, Millis::new(20));
+        life.ended(old[1], Loss::Light([1; 16]), Millis::new(20));
         assert!(life.has_losses(Millis::new(1_009)) && !life.has_losses(Millis::new(1_010)));
         assert_eq!(
             life.ended(old[2], Loss::Grave, Millis::new(1_500)),
@@ -282,28 +295,41 @@ mod tests {
     fn the_loss_of_one_connection_does_not_mean_a_restart() {
         let life = Life::new(Millis::new(0));
         for round in 0..6 {
-            let (only, loss) = (connect(&life, 1), if round % 2 == 0 { Loss::Light } else { Loss::Grave });
+            let (only, loss) = (connect(&life, 1), if round % 2 == 0 { Loss::Light([1; 16]) } else { Loss::Grave });
             assert_eq!(life.ended(only[0], loss, Millis::new(round * 100)), None);
         }
         assert_eq!(life.connected(Millis::new(600)).restarted, None);
     }
 
     #[test]
+    fn broken_requests_of_one_client_are_not_a_restart() {
+        let life = Life::new(Millis::new(0));
+        let lose_all = |clients: [u8; 4]| {
+            for (number, client) in connect(&life, 4).into_iter().zip(clients) {
+                assert_eq!(life.ended(number, Loss::Light([client; 16]), Millis::new(10)), None);
+            }
+            life.connected(Millis::new(20)).restarted
+        };
+        assert_eq!(lose_all([1, 1, 1, 1]), None);
+        assert_eq!(lose_all([1, 1, 2, 1]), Some(2), "two clients see the same");
+    }
+
+    #[test]
     fn a_response_over_an_old_connection_shows_a_live_worker() {
         let life = Life::new(Millis::new(0));
         let old = connect(&life, 3);
-        life.ended(old[0], Loss::Light, Millis::new(10));
+        life.ended(old[0], Loss::Light([1; 16]), Millis::new(10));
         life.spoke(old[1], Millis::new(20));
         assert!(!life.has_losses(Millis::new(20)));
-        life.ended(old[1], Loss::Light, Millis::new(30));
+        life.ended(old[1], Loss::Light([1; 16]), Millis::new(30));
         let new = connect(&life, 1);
         life.spoke(new[0], Millis::new(40));
         assert!(life.has_losses(Millis::new(40)), "the response may come from another process");
-        assert_eq!(life.ended(old[2], Loss::Light, Millis::new(50)), Some(2));
+        assert_eq!(life.ended(old[2], Loss::Light([2; 16]), Millis::new(50)), Some(2));
     }
 
     fn loss() -> impl Strategy<Value = Loss> {
-        prop_oneof![Just(Loss::None), Just(Loss::Light), Just(Loss::Grave)]
+        prop_oneof![Just(Loss::None), (0u8..2).prop_map(|client| Loss::Light([client; 16])), Just(Loss::Grave)]
     }
 
     proptest! {
@@ -314,7 +340,7 @@ mod tests {
             steps in prop::collection::vec((0u64..600, 0usize..4, loss()), 0..80),
         ) {
             let life = Life::new(Millis::new(0));
-            let (mut now, mut live, mut second) = (0, Vec::<u32>::new(), None::<(u64, Vec<u32>, u32)>);
+            let (mut now, mut live, mut second) = (0, Vec::<u32>::new(), None::<(u64, Vec<u32>, Vec<Loss>)>);
             let (mut over, mut many) = (false, false);
             for (pause, which, loss) in steps {
                 now += pause;
@@ -330,15 +356,17 @@ mod tests {
                 let number = live.remove(which % live.len());
                 if second.is_none() && loss != Loss::None {
                     many = live.len() + 1 > 1;
-                    second = Some((now + TOGETHER_MS, live.iter().copied().chain([number]).collect(), 0));
+                    second = Some((now + TOGETHER_MS, live.iter().copied().chain([number]).collect(), Vec::new()));
                 }
                 let mut all = false;
                 let mut done = false;
-                if let Some((_, old, weight)) = &mut second {
-                    *weight += if old.contains(&number) { loss as u32 } else { 0 };
+                if let Some((_, old, losses)) = &mut second {
+                    if old.contains(&number) && loss != Loss::None && !losses.contains(&loss) {
+                        losses.push(loss);
+                    }
                     old.retain(|one| *one != number);
                     done = old.is_empty();
-                    all = done && *weight >= 2 && many;
+                    all = done && many && (losses.len() > 1 || losses.contains(&Loss::Grave));
                 }
                 let begun = life.ended(number, loss, Millis::new(now));
                 if done {

@@ -1,8 +1,6 @@
 //! Why a worker is in its present state: one sentence for each of health, admin state and ejection
 //! (docs/reference/routing.md §8), for operators.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::diagnostics::LastCheck;
 use super::worker::{Checks, SLOW_MS, Worker, WorkerHealth};
 use crate::clock::Millis;
@@ -23,7 +21,7 @@ pub(crate) fn health(worker: &Worker) -> String {
         }
         WorkerHealth::Hung => format!(
             "it accepts connections but does not answer: {} waiting for more than {} s, and no answer came meanwhile",
-            count(worker.slow.load(Relaxed), "request"),
+            count(worker.slow.total(), "request"),
             SLOW_MS / 1_000
         ),
         WorkerHealth::Starting => starting(check.as_ref()),

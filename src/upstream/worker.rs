@@ -20,6 +20,7 @@ use super::restarts::Life;
 use super::ring::Recent;
 use super::session_ends::LATE_REQUESTS;
 use super::session_paths::Oracles;
+use super::slow_requests::SlowRequests;
 pub(crate) use super::states::{Checks, WorkerHealth};
 use crate::clock::{self, AtomicMillis, Millis};
 use crate::config::{self, Address, AdminState};
@@ -32,10 +33,9 @@ use crate::upstream::serial::WorkerSerial;
 /// Time for a worker to see that the session of a client is over, before the worker itself is ended.
 const SEES_END: Duration = Duration::from_millis(500);
 
-/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if three requests are
-/// slow at once and it answered no other request within this time.
+/// Time in milliseconds after which a request without a response counts as slow. A worker is hung if requests of three
+/// clients are slow at once and it answered no other request within this time.
 pub(crate) const SLOW_MS: u64 = 2_000;
-const SLOW_REQUESTS: u32 = 3;
 
 /// Time in milliseconds for which a worker is reported as sharing its address after it last looked so.
 const SHARED_MS: u64 = 600_000;
@@ -80,7 +80,7 @@ pub struct Worker {
     pub(crate) sessions: AtomicU32,
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
-    pub(crate) slow: AtomicU32,
+    pub(crate) slow: SlowRequests,
     /// Tells the placement of sessions that the load or the state has changed.
     pub(crate) moved: MovedMark,
     last_answer: AtomicMillis,
@@ -119,7 +119,7 @@ impl Worker {
             sessions: AtomicU32::new(0),
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
-            slow: AtomicU32::new(0),
+            slow: SlowRequests::default(),
             moved: MovedMark::default(),
             last_answer: AtomicMillis::default(),
             fresh_refusals: RefusalWindow::default(),
@@ -210,13 +210,13 @@ impl Worker {
 
     /// Whether some request has waited at the worker for longer than [`SLOW_MS`].
     pub fn has_slow(&self) -> bool {
-        self.slow.load(Relaxed) > 0
+        self.slow.total() > 0
     }
 
     /// Whether the worker accepts connections but does not answer.
     pub fn hung(&self) -> bool {
         self.checks() == Checks::TimingOut
-            || (self.slow.load(Relaxed) >= SLOW_REQUESTS && self.silent_for(clock::now_ms()) >= SLOW_MS)
+            || (self.slow.are_of_several() && self.silent_for(clock::now_ms()) >= SLOW_MS)
     }
 
     /// Returns the worker's health, from its checks and connects.
@@ -255,8 +255,13 @@ impl Worker {
 
     /// Applies a change of the admin state by an operator or the file. Must be called on the control thread only.
     pub fn change(&self, change: AdminChange, config: &config::Upstream) {
+        let (before, by_file) = (self.admin.word(), matches!(change, AdminChange::File(_)));
         self.admin.change(change, config, self.sessions(), clock::now_ms());
         self.mark_moved();
+        if by_file && before != self.admin.word() && self.admin() == AdminState::Ready {
+            tell!(self.series.events, Ready, info, upstream = %self.upstream, worker = %self.name, before,
+                "worker is ready again by the configuration");
+        }
     }
 
     /// Returns the admin state that is in effect.

@@ -128,7 +128,6 @@ impl Observer {
 
     /// Whether the position is between two messages: at a frame boundary, with no fragmented message open (RFC 6455
     /// §5.4).
-    #[cfg(any(test, feature = "testing"))]
     pub fn at_message_boundary(&self) -> bool {
         self.at_frame_boundary() && !self.fragmented
     }

@@ -3,11 +3,18 @@
 
 use crate::header_list::list_has;
 use aws_lc_rs::digest;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 
 /// The `Sec-WebSocket-Accept` a worker must answer with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accept([u8; 28]);
+
+impl Accept {
+    /// The value of the header field.
+    pub(crate) fn value(self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
 
 /// Computes the accept value for a client's key; `None` if the key is not 16 bytes in base64 (24 characters).
 pub(crate) fn accept_for(key: &[u8]) -> Option<Accept> {

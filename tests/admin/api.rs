@@ -87,6 +87,7 @@ fn typed(template: &str, status: u16, value: &Value) {
         paths::RELOAD if status != 200 => same::<api::ReloadFailure>(value),
         _ if status != 200 => same::<api::ErrorAnswer>(value),
         paths::EVENTS => same::<api::EventsAnswer>(value),
+        paths::HISTORY => same::<api::HistoryAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
         paths::LOGS => same::<api::LogsAnswer>(value),
@@ -263,6 +264,20 @@ fn every_answer_is_as_the_document_says() {
     assert_eq!(api.get("/api/v1/explain?address=192.0.2.1").1["now"]["why"], "nobody");
     api.say("two", "ready", "");
 
+    // Events and history.
+    let told = api.get("/api/v1/events?limit=1024").1;
+    let kinds: Vec<_> = told["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+    for kind in ["started", "operator", "drain_begun", "maint", "ready"] {
+        assert!(kinds.contains(&json!(kind)), "{kind} is not among {kinds:?}");
+    }
+    assert_eq!(api.get(&format!("/api/v1/events?since={}", told["next"])).1["events"], json!([]));
+    for wrong in ["kind=x", "since=x", "limit=0", "limit=1025", "x=1"] {
+        assert_eq!(api.get(&format!("/api/v1/events?{wrong}")).0, 422, "{wrong}");
+    }
+    let history = api.get("/api/v1/history?range=1h&worker=one").1;
+    assert_eq!((&history["count"], &history["step_s"]), (&json!(360), &json!(10)));
+    assert_eq!((api.get("/api/v1/history?range=2h").0, api.get("/api/v1/history?x=1").0), (422, 422));
+
     // Reloads of the configuration.
     reload(&binary, &config_of_named(&[("two", &two)], ""));
     assert_eq!(api.say("one", "ready", "").0, 409);
@@ -301,8 +316,9 @@ fn every_answer_is_as_the_document_says() {
         };
         methods.as_object().unwrap().iter().flat_map(answers).collect::<Vec<_>>()
     });
-    // Broadcasts are checked against the document in `tests/broadcast.rs`.
-    let here = described.filter(|answer| !answer.starts_with("post /api/v1/broadcast "));
+    // Broadcasts are checked against the document in `tests/broadcast.rs`, the live stream in `live.rs`.
+    let elsewhere = ["post /api/v1/broadcast ", "get /api/v1/live "];
+    let here = described.filter(|answer| !elsewhere.iter().any(|other| answer.starts_with(other)));
     let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
     assert_eq!(unseen, ["post /api/v1/reload 503"], "only while stickyd stops");
 }

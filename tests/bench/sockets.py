@@ -5,8 +5,8 @@
 
 Opens the sockets (9,000) and, on 16 sockets of another upstream, echoes at a fixed rate (2,000 a second; each is timed from
 when it was due, so a stall counts for all that it delays). Meanwhile, in each of 20 rounds: a second of nothing, a second
-of one list of all sockets after the other, a second of nothing, one broadcast to all of them. Says how long lists and
-broadcasts take, and the echo's p99: the median of its seconds (one broadcast is one of them), and that of all echoes. It is
+of one list of all sockets after the other, a second of nothing, one broadcast to all of them, a second of nothing, a second
+of what a page does: a live stream, and lists and searches of 100 rows, one after the other. Says how long these take, and the echo's p99: the median of its seconds (one broadcast is one of them), and that of all echoes. It is
 from 150 us to some milliseconds from one calm second to the next on a machine of two cores, so only what is interleaved
 compares. The builds of `cargo build --release` in this folder have to be there. The file limit must be over
 twice the number of sockets.
@@ -81,6 +81,27 @@ def listed(admin, until):
     return took
 
 
+SEARCHES = ["sort=-bytes", "sort=-age", "upstream=many&state=open", "address=127.0.0.1&transport=websocket", "min_age=1s"]
+
+
+def paged(admin, until):
+    """What a page that is open does, as fast as it can: the live stream, lists and searches; how long each of these took."""
+    took = []
+    with socket.socket(socket.AF_UNIX) as live:
+        live.connect(admin)
+        live.sendall(b"GET /api/v1/live?range=1h HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in live.recv(64), "no live stream"
+        live.setblocking(False)
+        for search in itertools.cycle(SEARCHES):
+            if time.monotonic() >= until:
+                return took
+            took.append(ask(admin, f"GET /api/v1/sockets?limit=100&{search}".encode(), keep=False)[0])
+            try:
+                live.recv(1 << 20)
+            except BlockingIOError:
+                pass
+
+
 def told(admin, count):
     """One broadcast; how long it took."""
     ms, text = ask(admin, b"POST /api/v1/broadcast", b'{"upstream":"many","text":"back in five minutes"}')
@@ -92,7 +113,7 @@ def rounds(admin, count, number):
     """What was done when, by the monotonic clock, and how long each list or broadcast took."""
     # Whoever asks gives way: it is on another machine as a rule.
     os.setpriority(os.PRIO_PROCESS, 0, min(19, os.nice(0) + 10))
-    spans, took = [], {"lists": [], "broadcasts": []}
+    spans, took = [], {"lists": [], "broadcasts": [], "page": []}
 
     def during(what, do):
         began = time.monotonic_ns()
@@ -106,6 +127,8 @@ def rounds(admin, count, number):
         during("lists", lambda: took["lists"].extend(listed(admin, time.monotonic() + 1)))
         during("calm", lambda: time.sleep(1))
         during("broadcasts", lambda: took["broadcasts"].extend(told(admin, count)))
+        during("calm", lambda: time.sleep(1))
+        during("page", lambda: took["page"].extend(paged(admin, time.monotonic() + 1)))
     return spans, took
 
 
@@ -149,7 +172,7 @@ def main():
             assert opened["open"] == count, opened
             admin = f"{directory}/admin"
             print("load of the machine before:", open("/proc/loadavg").read().strip(), flush=True)
-            seconds = number * (3.2 + 1 + 2 * count / 9_000)
+            seconds = number * (5.5 + 1 + 2 * count / 9_000)
             words = ["open-loop", "--ws", "--path", "/echo", "--conns", 16, "--rate", rate, "--secs", seconds, "--warm", 1,
                      "--port", PORT, "--trace", f"{directory}/trace"]
             echo = subprocess.Popen([f"{BUILT}/bench-load", *map(str, words)], stdout=subprocess.PIPE, text=True)

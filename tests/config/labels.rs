@@ -31,7 +31,7 @@ fn all_mistakes_are_reported_at_once() {
         "`query:` is not a place",
         "`header:a b` is not a place",
         "`storeId` is not a place",
-        "write \"query:KEY\", \"cookie:NAME\" or \"header:NAME\"",
+        "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\" or \"jwt:CLAIM\"",
         "s.toml:6:1",
     ] {
         assert!(said.contains(words), "{words}: {said}");

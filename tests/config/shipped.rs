@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{TempDir, errors_of, resolve};
-use stickyd::testing::config::{Config, Health, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with};
+use stickyd::testing::config::{
+    Config, Health, HistoryConfig, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with,
+};
 
 fn conf() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("conf")
@@ -117,6 +119,7 @@ fn every_commented_line_is_valid_and_shows_the_default() {
     );
     assert_eq!(config.routes.len(), 1);
     assert_eq!((&config.limits, &config.log), (&Limits::default(), &Log::default()));
+    assert_eq!(config.history, HistoryConfig::default());
     let app = config.upstreams[0].clone();
     assert_eq!(app.health, Health::default());
     let defaults = Upstream {
@@ -149,12 +152,12 @@ fn every_key_is_shown() {
         workers = [{ z = 1 }]\n\
         health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n\
         rate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
-        z = 1\n[log]\nz = 1\n\
+        z = 1\n[history]\nz = 1\n[log]\nz = 1\n\
         [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
     let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: use one of "));
-    assert_eq!(lists.clone().count(), 26, "{errors}");
+    assert_eq!(lists.clone().count(), 27, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");
     let shown = commented();

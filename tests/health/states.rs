@@ -1,11 +1,15 @@
 //! The states that health checks give a worker, and that every thread serves requests.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Raw, RawWorker, ok};
 use crate::support::wait::wait_for;
+
+/// Health checks that do not interfere, and no ejection.
+const QUIET: &str = "health = { kind = \"tcp\", interval = \"1h\" }\neject = false\n";
 
 /// A worker that answers with its name, and whose health checks pass while the switch is on.
 fn switched(name: &'static str) -> (RawWorker, Arc<AtomicBool>, Arc<AtomicUsize>) {
@@ -75,6 +79,68 @@ fn a_check_without_an_answer_makes_a_worker_hung() {
     wait_for("the worker is hung", || proxy.worker(&worker.address.to_string()).health().word() == "hung");
     // The last worker still serves, because a slow worker is better than none.
     assert_eq!(Raw::connect(proxy.address).get("/").text(), "own");
+}
+
+/// A page that is slow for one client does not make its worker hung for all others.
+#[test]
+fn slow_requests_of_one_client_do_not_make_a_worker_hung() {
+    let worker = RawWorker::scripted(|leg| {
+        leg.request();
+        leg.until_closed();
+    });
+    let name = worker.address.to_string();
+    let proxy = Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [\"{name}\"]\n{QUIET}"));
+    let live = proxy.worker(&name);
+    let slow = |client: [u8; 4]| {
+        let mut client = Raw::connect_from(client.into(), proxy.address);
+        client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+        client
+    };
+    let mut waiting: Vec<_> = (0..8).map(|_| slow([127, 0, 3, 1])).collect();
+    waiting.push(slow([127, 0, 3, 2]));
+    wait_for("the requests are slow", || live.has_slow());
+    let since = Instant::now();
+    wait_for("a further second has passed", || {
+        assert_eq!((live.health().word(), live.takes_new()), ("up", true));
+        since.elapsed() > Duration::from_secs(1)
+    });
+    assert_eq!(live.in_flight(), 9);
+    waiting.push(slow([127, 0, 3, 3]));
+    wait_for("requests of three clients are slow", || live.health().word() == "hung");
+    drop(waiting);
+    wait_for("no request waits", || live.health().word() == "up");
+}
+
+/// A page that breaks the requests of one client is no restart of its worker.
+#[test]
+fn broken_requests_of_one_client_are_not_a_restart() {
+    let both = Arc::new(Barrier::new(2));
+    let worker = RawWorker::scripted(move |leg| {
+        while let Some(request) = leg.request() {
+            if request.target() == "/break" {
+                both.wait();
+                return;
+            }
+            leg.send(ok("own"));
+        }
+    });
+    let name = worker.address.to_string();
+    let proxy = Proxy::with(&format!("threads = 1\n[upstream.app]\nworkers = [\"{name}\"]\n{QUIET}"));
+    let live = proxy.worker(&name);
+    let broken = |clients: [[u8; 4]; 2]| {
+        let sent = clients.map(|client| {
+            let mut client = Raw::connect_from(client.into(), proxy.address);
+            client.send("POST /break HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+            client
+        });
+        assert_eq!(sent.map(|mut client| client.answer().status()), [502, 502]);
+        // A restart is counted with the next connect.
+        assert_eq!(Raw::connect(proxy.address).ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").text(), "own");
+        live.generation()
+    };
+    assert_eq!(broken([[127, 0, 3, 1], [127, 0, 3, 1]]), 1);
+    // The connection of the last request is idle, and is used by one of these.
+    assert_eq!(broken([[127, 0, 3, 1], [127, 0, 3, 2]]), 2, "two clients have seen it");
 }
 
 #[test]

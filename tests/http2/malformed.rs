@@ -255,6 +255,27 @@ async fn bytes_above_ascii_reach_the_worker_as_written() {
     }
 }
 
+/// HTTP/1 clients may send these characters, and nginx and HAProxy pass them on over both versions. The worker gets the
+/// target as it was written, on connections whose blocks pass as they are and on others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn paths_that_no_uri_has_reach_the_worker_as_written() {
+    let (worker, go) = worker();
+    let stickyd = Secured::before(&[worker.address], "");
+    let mut shared = Shared::open(&stickyd).await;
+    let targets = ["/?filter={\"a\":1}", "/?q=<x>", "/<a>`\"?<>`\"", "/?caf\u{e9}=\"&`=|^"];
+    for target in [targets, targets].as_flattened() {
+        let head = [(":method", "GET"), (":scheme", "https"), (":path", target), (":authority", "localhost")];
+        shared.answers(&block(Coding::Indexed, &head), target).await;
+    }
+    shared.answers(&block(Coding::Indexed, GET), "a plain path").await;
+    shared.ends_well(&go).await;
+    let bytes = worker.bytes();
+    let seen = String::from_utf8_lossy(&bytes);
+    for target in targets {
+        assert_eq!(seen.matches(&format!("GET {target} HTTP/1.1\r\n")).count(), 2, "{target} in {seen}");
+    }
+}
+
 /// RFC 9113 §5.1: a stream that the client has ended gets a stream error, and one that stickyd has reset gets nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_after_the_end_of_a_stream_end_only_that_stream() {

@@ -82,7 +82,7 @@ async fn a_stopped_stickyd_is_told_and_its_return_resumes() {
     browser.see(".side .link", "live").await;
     browser.see(".headline .first", "The worker is up.").await;
     assert_eq!(browser.run("globalThis.neverReloaded").await, true, "without a reload");
-    // While stickyd was away, requests failed; that is no error of the page.
+    // While stickyd was away, requests failed; the page has to expect that.
     browser.has_behaved().await;
 }
 

@@ -6,7 +6,7 @@ use crate::support::temp::TempDirectory;
 
 #[test]
 fn pure_parts_of_the_page_pass_their_tests() {
-    // The page's files are modules; node knows that of `.js` files by a package.json, which a folder of sources has not.
+    // The page's files are modules; node learns that from a package.json, which the folder of sources does not have.
     let folder = TempDirectory::new("page");
     let copy = |from: &str, ending: &str| {
         for file in std::fs::read_dir(from).unwrap().map(|file| file.unwrap().path()) {

@@ -1,29 +1,33 @@
 //! The page over TCP: asked for a token, a wrong one, a right one; and a page that may only look.
 
-use serde_json::json;
+use stickyd::testing::config::AdminAddress;
 
 use crate::support::browser::Browser;
-use crate::support::proxy::{Binary, free_address};
+use crate::support::proxy::Proxy;
 use crate::support::raw::RawWorker;
+use crate::support::temp::TempDirectory;
 
 const TOKEN: &str = "0123456789abcdef-token";
 
-fn stickyd(worker: &RawWorker, admin: &str) -> Binary {
-    let file = std::env::temp_dir().join(format!("stickyd-page-token-{}", std::process::id()));
-    std::fs::write(&file, TOKEN).unwrap();
+/// A stickyd whose admin listener has this address, with this token file if there is one; and the page's address.
+fn stickyd(worker: &RawWorker, at: &str, token: Option<&str>) -> (Proxy, String) {
+    let folder = TempDirectory::new("page-token");
+    let file = token.map(|token| {
+        folder.write("token", token);
+        format!("token_file = \"{}\"\n", folder.path("token").display())
+    });
     let workers = format!("workers = [{{ address = \"{}\", name = \"w\" }}]", worker.address);
-    Binary::with(&format!(
-        "state_dir = \".\"\n[admin]\n{}\n[upstream.app]\n{workers}",
-        admin.replace("FILE", &file.display().to_string())
-    ))
+    let admin = format!("[admin]\naddress = \"{at}\"\n{}", file.unwrap_or_default());
+    let proxy = Proxy::with(&format!("[upstream.app]\n{workers}\n{admin}"));
+    let AdminAddress::Tcp(address) = proxy.server().admin else { panic!("TCP was asked for") };
+    (proxy, format!("http://127.0.0.1:{}/", address.port()))
 }
 
 #[tokio::test]
 async fn off_loopback_the_page_asks_for_the_token() {
     let worker = RawWorker::named("a");
-    let port = free_address().port();
-    let binary = stickyd(&worker, &format!("address = \"0.0.0.0:{port}\"\ntoken_file = \"FILE\""));
-    let mut browser = Browser::open(&format!("http://127.0.0.1:{port}/")).await;
+    let (_proxy, url) = stickyd(&worker, "0.0.0.0:0", Some(TOKEN));
+    let mut browser = Browser::open(&url).await;
     browser.see(".door", "wrong or missing bearer token").await;
     browser.is_accessible("the door").await;
     browser.fill(".door input", "0123456789abcdef-wrong").await;
@@ -40,15 +44,13 @@ async fn off_loopback_the_page_asks_for_the_token() {
     browser.click("dialog footer button", "Drain").await;
     browser.see(".worker .badge", "draining").await;
     browser.has_behaved().await;
-    drop(binary);
 }
 
 #[tokio::test]
 async fn a_page_that_may_only_look_shows_command_lines() {
     let worker = RawWorker::named("a");
-    let port = free_address().port();
-    let binary = stickyd(&worker, &format!("address = \"127.0.0.1:{port}\""));
-    let mut browser = Browser::open(&format!("http://127.0.0.1:{port}/#/workers")).await;
+    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", None);
+    let mut browser = Browser::open(&format!("{url}#/workers")).await;
     browser.see(".banner.info", "Look only: no token is configured").await;
     browser.see(".worker .orders code", "stickyd drain app/w --grace 60s").await;
     browser.gone(".worker .orders button", "Drain").await;
@@ -56,15 +58,13 @@ async fn a_page_that_may_only_look_shows_command_lines() {
     browser.see(".head code", "stickyd reload").await;
     browser.is_accessible("look only").await;
     browser.has_behaved().await;
-    drop(binary);
 }
 
 #[tokio::test]
 async fn on_loopback_the_token_turns_looking_into_operating() {
     let worker = RawWorker::named("a");
-    let port = free_address().port();
-    let binary = stickyd(&worker, &format!("address = \"127.0.0.1:{port}\"\ntoken_file = \"FILE\""));
-    let mut browser = Browser::open(&format!("http://127.0.0.1:{port}/#/workers")).await;
+    let (_proxy, url) = stickyd(&worker, "127.0.0.1:0", Some(TOKEN));
+    let mut browser = Browser::open(&format!("{url}#/workers")).await;
     browser.see(".banner.info", "orders need the token").await;
     browser.click(".banner button", "Give a token").await;
     browser.fill("dialog input", "0123456789abcdef-wrong").await;
@@ -75,7 +75,5 @@ async fn on_loopback_the_token_turns_looking_into_operating() {
     browser.click("dialog button", "Open").await;
     browser.click(".worker .orders button", "Drain").await;
     browser.see("dialog", "New sessions go to other workers").await;
-    browser.ask(json!({"do": "report"})).await;
     browser.has_behaved().await;
-    drop(binary);
 }

@@ -134,6 +134,24 @@ fn run_alone_says_what_to_write() {
 }
 
 #[test]
+fn run_takes_its_file_as_check_does() {
+    let worker = RawWorker::named("a");
+    let toml = format!("[upstream.app]\nworkers = [\"{}\"]", worker.address);
+    let binary = Binary::started_by(&toml, |_| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
+        command.args(["run", "stickyd.toml"]);
+        command
+    });
+    assert_eq!(Raw::connect(binary.address).get("/").text(), "a");
+    let file = binary.directory.join("stickyd.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_stickyd")).arg("run").arg(&file).arg("--config").arg(&file).output();
+    let output = output.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("cannot be used with '--config <FILE>'"), "{said}");
+}
+
+#[test]
 fn signals_without_a_meaning_are_ignored_and_logged() {
     let worker = RawWorker::named("a");
     let mut binary = Binary::with(&format!("[upstream.app]\nworkers = [\"{}\"]", worker.address));

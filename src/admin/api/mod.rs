@@ -20,7 +20,7 @@ mod worker;
 use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
-pub use event::{EventView, EventsAnswer};
+pub use event::{EventView, EventsAnswer, HistoryAnswer, UpstreamHistory, WorkerHistory};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{

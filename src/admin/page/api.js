@@ -28,7 +28,7 @@ export function takeKey() {
   const found = location.hash.match(/^#key=([\w-]+)/)
   if (!found) return
   sessionStorage.setItem(KEY, found[1])
-  history.replaceState(null, '', `${location.pathname}#/overview`)
+  globalThis.history.replaceState(null, '', `${location.pathname}#/overview`)
 }
 
 /** Fields of every request. */

@@ -46,7 +46,7 @@ export function Events({ route }) {
     <select value=${value} onChange=${(event) => to({ [name]: event.target.value })} aria-label=${label}><option value="">${label}: all</option>${values.map((one) => html`<option value=${one}>${name === 'upstream' ? one : title(one)}</option>`)}</select></label>`
   return html`<${Head} title="Events">
       <label class="search"><${Icon} name="search" /><span class="hidden">Search events</span><input type="search" id="search" placeholder="Worker or words" value=${q} onInput=${(event) => to({ q: event.target.value })} /></label>
-      ${choice('Kind', 'kind', kind, kinds)}${choice('Upstream', 'upstream', upstream, upstreams)}${choice('Weight', 'tone', tone, ['bad', 'warn', 'good', 'info'])}
+      ${choice('Kind', 'kind', kind, kinds)}${choice('Upstream', 'upstream', upstream, upstreams)}${choice('Severity', 'tone', tone, ['bad', 'warn', 'good', 'info'])}
       <button aria-pressed=${!held} onClick=${() => setHeld(held ? null : store.events)}>${held ? `Follow${late > 0 ? ` (${late} new)` : ''}` : 'Following'}</button>
     <//>
     <p class="summary">${plural(shown.length, 'event')}${shown.length < all.length ? ` of ${all.length}` : ''}; stickyd keeps the last 1,024. On the command line: <code>stickyd events --follow</code></p>

@@ -113,7 +113,7 @@ mod tests {
         );
         assert_eq!(lay_out(&COLUMNS, &rows, 30)[0], "WORKER   STATE  SESSIONS");
         assert_eq!(lay_out(&COLUMNS, &rows, 16)[0], "WORKER   STATE");
-        assert_eq!(lay_out(&COLUMNS, &rows, 9)[2], "app/w22…");
+        assert_eq!(lay_out(&COLUMNS, &rows, 9)[2], "app/w22 …");
         assert_eq!(lay_out(&COLUMNS, &[], 80), ["WORKER  STATE  SESSIONS  WHY"]);
     }
 

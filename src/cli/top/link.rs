@@ -35,7 +35,7 @@ pub(super) struct BusySocket {
 pub(super) enum TopOrder {
     /// Sets a worker's admin state, with a grace for drain.
     Worker { upstream: String, worker: String, word: &'static str, grace: Option<String> },
-    /// Closes a socket.
+    /// Closes the socket with this id.
     Close(String),
 }
 
@@ -52,7 +52,7 @@ impl Link {
         Self { admin, filters, before: HashMap::new() }
     }
 
-    /// Looks at everything.
+    /// Looks at stickyd, its workers and its sockets.
     pub(super) fn look(&mut self) -> Result<Look, RemoteError> {
         let status = self.admin.done(Method::GET, paths::STATUS, NO_BODY)?;
         let WorkersAnswer { names, workers } = self.admin.done(Method::GET, paths::WORKERS, NO_BODY)?;

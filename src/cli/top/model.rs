@@ -1,5 +1,5 @@
-//! The state of `stickyd top` on a terminal: what is shown, sorted, filtered and selected, and what each key does. Pure:
-//! looks, keys and the size are arguments.
+//! The state of `stickyd top` on a terminal: what is shown, sorted, filtered and selected, and what each key does.
+//! Pure: looks, keys and the size are arguments.
 
 use std::cmp::Reverse;
 
@@ -30,7 +30,7 @@ pub(super) const SOCKET_SORTS: [&str; 6] = ["busiest", "oldest", "idle", "messag
 /// What stands in place of the list of keys or of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// The two tables.
+    /// Both tables, and the list of keys.
     Tables,
     /// All about the selected row.
     Details,

@@ -180,11 +180,8 @@ fn draw(lines: &[Line], before: &mut Vec<Line>) -> io::Result<()> {
         queue!(out, Print(&line.text), SetAttribute(Attribute::Reset), Clear(ClearType::UntilNewLine))?;
     }
     if before.len() > lines.len() {
-        queue!(
-            out,
-            cursor::MoveTo(0, u16::try_from(lines.len()).unwrap_or(u16::MAX)),
-            Clear(ClearType::FromCursorDown)
-        )?;
+        let end = u16::try_from(lines.len()).unwrap_or(u16::MAX);
+        queue!(out, cursor::MoveTo(0, end), Clear(ClearType::FromCursorDown))?;
     }
     queue!(out, EndSynchronizedUpdate)?;
     *before = lines.to_vec();

@@ -1,5 +1,5 @@
-//! The lines of `stickyd top` for a terminal of a given size. Pure; every line fits the width, and their number fits the
-//! height. A colour never stands alone: the selected row has a mark, and states are words.
+//! The lines of `stickyd top` for a terminal of a given size. Pure; every line fits the width, and their number fits
+//! the height. A colour never stands alone: the selected row has a mark, and states are words.
 
 use super::super::sockets;
 use super::super::table::{bytes, cell, counted, span};
@@ -12,7 +12,7 @@ use crate::printable::{printable, printable_lines};
 /// Least size that the tables are drawn in.
 const LEAST: (u16, u16) = (40, 10);
 
-/// Lines that are no rows of a table: the title, the sentence, two heads with their titles, the message, the keys.
+/// Number of lines outside of the rows: the title, the sentence, two heads with their titles, the message, the keys.
 const FIXED: usize = 8;
 
 /// How a line looks.
@@ -244,9 +244,9 @@ fn keys(model: &Model) -> Line {
         }
         Mode::Confirm { question, .. } => line(format!("{question}   y: yes, any other key: no"), Look::Title),
         _ if model.pane == Pane::Workers => {
-            line("Tab sockets  s sort  / filter  Enter details  d drain  m maint  r ready  ? help  q quit", Look::Head)
+            line("Tab sockets  s sort  / filter  Enter more  d drain  m maint  r ready  ? q quit", Look::Head)
         }
-        _ => line("Tab workers  s sort  / filter  Enter details  c close  ? help  q quit", Look::Head),
+        _ => line("Tab workers  s sort  / filter  Enter more  c close  ? help  q quit", Look::Head),
     }
 }
 

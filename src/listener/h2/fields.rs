@@ -1,9 +1,12 @@
 //! Which fields a request over HTTP/2 may have, and in which order (RFC 9113 §8.2, §8.3).
 //!
 //! The h2 crate checks these rules, too, but ends the connection for most of them. What it answers with a reset of the
-//! stream is left to it: a pseudo-header that is missing, empty or no part of a URI, and a wrong content-length.
+//! stream is left to it: a pseudo-header that is missing, empty or no part of a URI, and a wrong content-length. A
+//! `:path` with characters that no URI has, but that HTTP/1 clients may send, is percent-encoded
+//! (`net::written_target`).
 
 use crate::hpack::{FIELD_OVERHEAD, Field, write_literal};
+use crate::net::written_target::{EncodedTarget, WrittenTarget, encode_target};
 
 /// What a field is, judged by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +18,11 @@ pub(super) enum FieldClass {
     Malformed(&'static str),
 }
 
+/// The bit of `:path`.
+const PATH: u8 = 8;
+
 /// The bits of `:method`, `:scheme` and `:path`.
-const TARGET: u8 = 1 | 2 | 8;
+const TARGET: u8 = 1 | 2 | PATH;
 
 /// Judges a field by itself.
 pub(super) fn classify(name: &[u8], value: &[u8]) -> FieldClass {
@@ -28,7 +34,7 @@ pub(super) fn classify(name: &[u8], value: &[u8]) -> FieldClass {
         b"method" => (1, is_token(value)),
         b"scheme" => (2, is_scheme(value)),
         b"authority" => (4, value.iter().all(u8::is_ascii_graphic)),
-        b"path" => (8, is_path(value)),
+        b"path" => (PATH, is_path(value)),
         b"protocol" => (16, is_token(value)),
         _ => return Malformed("a pseudo-header field that requests do not have"),
     };
@@ -105,6 +111,10 @@ pub(super) struct FieldList {
     written: Vec<u8>,
     /// The pseudo-headers among them.
     written_pseudo: u8,
+    /// Whether `:path` was percent-encoded, so that the block must be written anew.
+    is_changed: bool,
+    /// The `:path` as the client wrote it, if it was percent-encoded.
+    target: Option<WrittenTarget>,
 }
 
 impl FieldList {
@@ -121,6 +131,8 @@ impl FieldList {
             writes,
             written: buffer,
             written_pseudo: 0,
+            is_changed: false,
+            target: None,
         }
     }
 
@@ -148,10 +160,29 @@ impl FieldList {
         };
         self.malformed = self.malformed.or(wrong);
         let pseudo = if let FieldClass::Pseudo(bit) = field.class { bit } else { 0 };
+        let encoded = if pseudo == PATH { self.encode(field.value) } else { None };
         if (self.writes || pseudo != 0) && self.judgement() == Judgement::Clean {
             self.written_pseudo |= pseudo;
-            write_literal(&mut self.written, field.name, field.value);
+            write_literal(&mut self.written, field.name, encoded.as_deref().map_or(field.value, str::as_bytes));
         }
+    }
+
+    /// Percent-encodes a `:path`, if it needs that. So far only pseudo-headers have come, and all of them are written.
+    fn encode(&mut self, path: &[u8]) -> Option<String> {
+        let EncodedTarget { encoded, written } = encode_target(path)?;
+        self.size = self.size.saturating_add(encoded.len().saturating_sub(path.len()));
+        (self.writes, self.is_changed, self.target) = (true, true, written);
+        Some(encoded)
+    }
+
+    /// Returns whether the block may go on as the client sent it.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.is_changed && self.judgement() == Judgement::Clean
+    }
+
+    /// Takes the `:path` as the client wrote it, if it was percent-encoded.
+    pub(super) fn take_target(&mut self) -> Option<WrittenTarget> {
+        self.target.take()
     }
 
     /// Judges the fields so far.
@@ -257,6 +288,29 @@ mod tests {
         ] {
             assert!(matches!(judged(kind, fields), Judgement::Malformed(_)), "{fields:?}");
         }
+    }
+
+    #[test]
+    fn a_path_that_no_uri_has_is_encoded_and_kept_as_written() {
+        let written = |path: &[u8]| {
+            let mut list = FieldList::new(BlockKind::Head, 200, false, Vec::new());
+            for (name, value) in [(&b":method"[..], &b"GET"[..]), (b":path", path), (b"a", b"b")] {
+                list.add(Field { name, value, class: classify(name, value) });
+            }
+            let target = list.take_target().map(|target| target.as_bytes().to_vec());
+            (list.is_untouched(), target, list.judgement(), list.into_written())
+        };
+        let block = |fields: &[(&str, &str)]| {
+            let mut block = Vec::new();
+            fields.iter().for_each(|(name, value)| write_literal(&mut block, name.as_bytes(), value.as_bytes()));
+            block
+        };
+        let path = b"/<a>?b=\"";
+        let encoded = block(&[(":method", "GET"), (":path", "/%3Ca%3E?b=%22"), ("a", "b")]);
+        assert_eq!(written(path), (false, Some(path.to_vec()), Judgement::Clean, encoded));
+        let plain = block(&[(":method", "GET"), (":path", "/?{caf\u{e9}}")]);
+        assert_eq!(written("/?{caf\u{e9}}".as_bytes()), (true, None, Judgement::Clean, plain));
+        assert_eq!(written(&[b"/".as_slice(), &[b'"'; 40]].concat()).2, Judgement::TooLarge, "its encoded form counts");
     }
 
     #[test]

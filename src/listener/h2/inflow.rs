@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::uploads::Uploads;
+use super::written_targets::WrittenTargets;
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::min_rate::{HeldUpBy, Lane};
 
@@ -21,6 +22,7 @@ pub struct Inflow {
     /// Number of streams that may hold bytes.
     holding: Cell<u32>,
     pub(super) uploads: Uploads,
+    pub(super) targets: WrittenTargets,
 }
 
 impl Lane for Inflow {

@@ -40,6 +40,7 @@ mod stream;
 mod streams;
 mod translate;
 mod uploads;
+mod written_targets;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -212,9 +213,14 @@ impl Serving {
             self.stop_flood();
             self.stop_fault();
             match self.h2.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
+                Poll::Ready(Some(Ok((mut request, respond)))) => {
                     let open = self.streams.open();
                     let too_large = self.streams.inflow.uploads.take_too_large(|| respond.stream_id().as_u32());
+                    if let Some(written) = self.streams.inflow.targets.take(|| respond.stream_id().as_u32())
+                        && request.uri().path_and_query().is_some_and(|target| written.is_of(target.as_str()))
+                    {
+                        request.extensions_mut().insert(written);
+                    }
                     // Boxed before it is moved into its task: the future is as large as that of a request, and would
                     // otherwise be moved three times.
                     let stream = Box::pin(stream::serve(self.conn.clone(), open, request, respond, too_large));

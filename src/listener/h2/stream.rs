@@ -22,8 +22,7 @@ use crate::proxy;
 use crate::proxy::request_timeout;
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::Reply;
-use crate::tunnel::TunnelPlan;
-use crate::tunnel::relay::Relay;
+use crate::tunnel::Opening;
 
 /// Serves a stream to the end of its response; a tunnel continues in a task of its own. `too_large` means that the
 /// header list was too large, so that the request is not complete.
@@ -125,10 +124,10 @@ fn refuse_success(response: Response<Reply>) -> Response<Reply> {
 }
 
 /// Starts a tunnel like any other, with an entry of its own on the thread's list.
-fn begin_tunnel(conn: &Rc<Conn>, open: OpenStream, send: SendStream<Bytes>, receive: RecvStream, plan: TunnelPlan) {
+fn begin_tunnel(conn: &Rc<Conn>, open: OpenStream, send: SendStream<Bytes>, receive: RecvStream, plan: Opening) {
     let thread = &conn.thread;
     let live = thread.register(0, &conn.listener.removed);
     live.begin(thread.is_stopping());
     let io = ClientIo::Stream(Box::new(StreamIo::new(send, receive, open)));
-    thread.tasks.spawn_local(Relay::new(io, Bytes::new(), plan, live));
+    plan.begin(io, Bytes::new(), live);
 }

@@ -47,9 +47,10 @@ const GUESS_PATIENCE: Duration = Duration::from_millis(250);
 /// Number of workers that are probed at once.
 const AT_ONCE: usize = 8;
 
-/// Terms of a probe: silence is not held against the worker, and the caller may send the probe twice.
+/// Terms of a probe: silence is not held against the worker, and the caller may send the probe twice. All probes are of
+/// one client, because any client can cause as many as it likes.
 const TERMS: ExchangeTerms =
-    ExchangeTerms { patience: PROBE_PATIENCE, is_poll: true, keep: false, takes_interim: false };
+    ExchangeTerms { client: [0; 16], patience: PROBE_PATIENCE, is_poll: true, keep: false, takes_interim: false };
 
 /// Maximum idle time of a connection for a probe; an older one is too likely to be closed while the probe is sent.
 const FRESH: Duration = Duration::from_secs(2);

@@ -10,11 +10,18 @@ use crate::affinity::ask::RequestKind;
 use crate::config::rules::Protocol;
 use crate::proxy::Job;
 use crate::proxy::response_body::Reply;
+use crate::proxy::told_refusals;
 
 /// The answer to a request of a session that is over. If stickyd has replaced the session's worker, an open poll gets
 /// the answer that the worker itself would give: the server closes the session. The client connects again without
 /// having seen an error.
 pub(crate) fn ended(job: &Job) -> Response<Reply> {
+    if let (RequestKind::Session { key, poll: true, .. }, Some(engine)) = (job.ask.kind, job.ask.engine)
+        && job.watch.is_some()
+        && let Some((reason, namespaces)) = job.conn.thread.shared.admissions.told.take(key)
+    {
+        return told_refusals::refusal(reason, engine.format, &namespaces, job.ask.origin.as_ref());
+    }
     let close = match job.ask.kind {
         RequestKind::Session { key, poll: true, .. } if job.upstream.config.spawn.is_some() => {
             let is_engine = job.ask.is_engine_io(&job.upstream);

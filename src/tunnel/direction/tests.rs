@@ -93,7 +93,7 @@ proptest! {
             if turn == when {
                 insert = posted.take().map(Insert::message);
             }
-            let ours = Ours { to_boundary: false, insert: &mut insert, heed: |signal| {
+            let ours = Ours { to_boundary: false, gate: None, insert: &mut insert, heed: |signal| {
                 heard += usize::from(matches!(signal, Signal::Ping(_)));
             } };
             let step = step(&mut from, &mut to, &mut way, &mut cx, &mut buffer, ours);
@@ -134,7 +134,7 @@ fn little_is_held_for_a_receiver_that_takes_little() {
     let mut way = Direction::new(Sender::Worker, Bytes::new());
     let mut turn = |takes: usize| {
         let (mut to, mut buffer) = (Slow(Vec::new(), vec![takes].into_iter().cycle()), vec![0; BUFFER]);
-        let ours = Ours { to_boundary: false, insert: &mut None, heed: |_| {} };
+        let ours = Ours { to_boundary: false, gate: None, insert: &mut None, heed: |_| {} };
         let mut cx = Context::from_waker(Waker::noop());
         let step = step(&mut Endless, &mut to, &mut way, &mut cx, &mut buffer, ours);
         (step, way.rest.len())

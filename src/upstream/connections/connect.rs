@@ -111,15 +111,16 @@ impl Lease {
         self.used
     }
 
-    /// Drops the connection after the worker ended it in the middle of an exchange.
-    pub fn lost(self, loss: Loss) {
-        self.established.lost(loss);
+    /// Drops the connection after the worker ended it in the middle of a response.
+    pub fn lost(self) {
+        let client = self.wait.client();
+        self.established.lost(Loss::Light(client));
     }
 
     /// Drops a connection that was found to have ended while it was idle.
     pub(crate) fn found_dead(self, now_ms: Millis) {
         if self.idle_for(now_ms) < JUST_USED_MS {
-            self.lost(Loss::Light);
+            self.lost();
         }
     }
 
@@ -247,6 +248,14 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::upstream::exchange::response_body::BodyStep;
 
+    const TERMS: ExchangeTerms = ExchangeTerms {
+        client: [1; 16],
+        patience: Duration::from_secs(30),
+        is_poll: false,
+        keep: false,
+        takes_interim: false,
+    };
+
     #[tokio::test]
     async fn a_request_is_returned_if_its_connection_has_ended() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -255,15 +264,13 @@ mod tests {
         let lease = connect(&ResponseWaits::new(), &worker).await.unwrap();
         let (mut accepted, _) = listener.accept().await.unwrap();
         accepted.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        let terms =
-            ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false, takes_interim: false };
-        let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
+        let Ok((_, lease)) = lease.exchange(Request::new(Outgoing::EMPTY), TERMS).await else { panic!() };
         // Unread bytes would turn the close into a reset.
         assert!(accepted.read(&mut [0; 1024]).await.unwrap() > 0);
         drop(accepted);
         // Gives the reactor time to see the close before the request is sent.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let sent = lease.exchange(Request::new(Outgoing::EMPTY), terms);
+        let sent = lease.exchange(Request::new(Outgoing::EMPTY), TERMS);
         let failed = tokio::time::timeout(Duration::from_secs(5), sent).await.expect("it fails at once").err();
         assert!(matches!(failed, Some(Failure::Unsent(_))));
     }
@@ -281,9 +288,7 @@ mod tests {
         // All of it is sent before anything is read; the kernel's socket buffers hold more than this.
         let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n"[..], &[b'x'; 150_000]].concat();
         accepted.write_all(&answer).await.unwrap();
-        let terms =
-            ExchangeTerms { patience: Duration::from_secs(30), is_poll: false, keep: false, takes_interim: false };
-        let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), terms).await else { panic!() };
+        let Ok((response, mut lease)) = lease.exchange(Request::new(Outgoing::EMPTY), TERMS).await else { panic!() };
         let (mut unread, mut pieces) = (response.into_body(), Vec::new());
         loop {
             match unread.advance().unwrap() {

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use crate::clock::Millis;
+use crate::upstream::eject::ClientKey;
 use crate::upstream::worker::SLOW_MS;
 
 /// Size in bytes of the shared read buffer; larger reads use a buffer of their own.
@@ -33,9 +34,23 @@ pub(crate) struct Wait {
     patience_ms: Cell<Option<NonZeroU64>>,
     /// Time of the first tick that saw the wait; `None` if no tick has.
     seen: Cell<Option<Millis>>,
-    may_be_slow: Cell<bool>,
+    /// The client that sent the request, or the last one.
+    client: Cell<ClientKey>,
+    kind: Cell<WaitKind>,
     stage: Cell<Stage>,
     waker: Cell<Option<Waker>>,
+}
+
+/// What the response of a wait depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum WaitKind {
+    /// On the worker alone; a long wait means that the worker is slow.
+    #[default]
+    Worker,
+    /// On the client, whose body is still being sent.
+    Upload,
+    /// On an event: the request is an open poll, which may wait long by design.
+    Poll,
 }
 
 /// How long a wait has lasted in relation to its limits.
@@ -64,12 +79,14 @@ impl ResponseWaits {
 }
 
 impl Wait {
-    /// Begins a wait of at most `patience`. With `may_be_slow` it becomes [`Stage::Slow`] after [`SLOW_MS`].
-    pub(crate) fn begin(&self, patience: Duration, may_be_slow: bool) {
+    /// Begins a wait of at most `patience` for the response to a request of `client`. A wait for the worker alone becomes
+    /// [`Stage::Slow`] after [`SLOW_MS`].
+    pub(crate) fn begin(&self, client: ClientKey, patience: Duration, kind: WaitKind) {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.patience_ms.set(Some(NonZeroU64::new(patience_ms).unwrap_or(NonZeroU64::MIN)));
         self.seen.set(None);
-        self.may_be_slow.set(may_be_slow);
+        self.client.set(client);
+        self.kind.set(kind);
         self.stage.set(Stage::Early);
     }
 
@@ -83,6 +100,16 @@ impl Wait {
     pub(crate) fn end(&self) {
         self.patience_ms.set(None);
         self.waker.set(None);
+    }
+
+    /// Returns the client of the present request, or of the last one.
+    pub(crate) fn client(&self) -> ClientKey {
+        self.client.get()
+    }
+
+    /// Returns what the response depends on.
+    pub(crate) fn kind(&self) -> WaitKind {
+        self.kind.get()
     }
 
     /// Returns the stage of the wait; `waker` is woken when the stage changes.
@@ -103,7 +130,7 @@ impl Wait {
         let lasted = now_ms.since(seen);
         let stage = match () {
             () if lasted >= patience.get() => Stage::Over,
-            () if lasted >= SLOW_MS && self.may_be_slow.get() => Stage::Slow,
+            () if lasted >= SLOW_MS && self.kind.get() == WaitKind::Worker => Stage::Slow,
             () => Stage::Early,
         };
         if stage != self.stage.replace(stage)
@@ -158,7 +185,7 @@ mod tests {
     fn a_wait_becomes_slow_then_over_and_can_restart() {
         let waits = ResponseWaits::new();
         let wait = ResponseWait::new(&waits);
-        wait.begin(Duration::from_secs(30), true);
+        wait.begin([1; 16], Duration::from_secs(30), WaitKind::Worker);
         let after = |now_ms| {
             waits.tick(Millis::new(now_ms));
             wait.stage(Waker::noop())
@@ -166,7 +193,7 @@ mod tests {
         assert_eq!([1_000, 2_999, 3_000].map(after), [Stage::Early, Stage::Early, Stage::Slow]);
         wait.again();
         assert_eq!([20_000, 49_999, 50_000].map(after), [Stage::Early, Stage::Slow, Stage::Over]);
-        wait.begin(Duration::from_secs(1), true);
+        wait.begin([1; 16], Duration::from_secs(1), WaitKind::Worker);
         assert_eq!([0, 999, 1_001].map(after), [Stage::Early, Stage::Early, Stage::Over], "over before it is slow");
         wait.end();
         waits.tick(Millis::new(90_000));
@@ -181,7 +208,7 @@ mod tests {
         ) {
             let (waits, mut now) = (ResponseWaits::new(), began);
             let wait = ResponseWait::new(&waits);
-            wait.begin(Duration::from_millis(patience), false);
+            wait.begin([1; 16], Duration::from_millis(patience), WaitKind::Poll);
             let mut before = [began, began];
             for pause in pauses {
                 now += pause;

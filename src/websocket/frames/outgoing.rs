@@ -77,6 +77,8 @@ impl CloseCode {
     pub const NORMAL: Self = Self(1000);
     /// 1001: the server is going away.
     pub const GOING_AWAY: Self = Self(1001);
+    /// 1008: the client violates a policy.
+    pub const POLICY: Self = Self(1008);
     /// 1012: the service is restarting, and the client may reconnect.
     pub const SERVICE_RESTART: Self = Self(1012);
     /// 1013: the server is overloaded, and the client should try again later.

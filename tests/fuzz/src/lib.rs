@@ -6,6 +6,7 @@ pub mod answer;
 mod bytes;
 pub mod client;
 pub mod config;
+pub mod connect_packet;
 pub mod cookie;
 pub mod forwarded;
 pub mod frames;
@@ -20,12 +21,13 @@ pub mod route;
 pub mod sid;
 mod still;
 mod strict;
+pub mod token;
 
 /// The check of one target.
 pub type Check = fn(&[u8]);
 
 /// Every target by name, as `corpus/` has it.
-pub const ALL: [(&str, Check); 14] = [
+pub const ALL: [(&str, Check); 16] = [
     ("head", head::check),
     ("h2_head", h2_head::check),
     ("h2_filter", h2_filter::check),
@@ -40,4 +42,6 @@ pub const ALL: [(&str, Check); 14] = [
     ("answer", answer::check),
     ("route", route::check),
     ("forwarded", forwarded::check),
+    ("token", token::check),
+    ("connect_packet", connect_packet::check),
 ];

@@ -7,6 +7,7 @@ use super::super::frames::{self, DATA, END_HEADERS, END_STREAM, FrameHead, HEAD}
 use super::super::uploads::Half;
 use super::{FrameFilter, H2Fault, KEPT, MORE_STREAMS, PROTOCOL_ERROR, STREAM_CLOSED, Step};
 use crate::hpack::{Decoder, write_literal};
+use crate::net::written_target::WrittenTarget;
 
 impl FrameFilter {
     pub(super) fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, H2Fault> {
@@ -23,7 +24,7 @@ impl FrameFilter {
         }
         let used = self.decoder.decode(fragment.bytes, ends_block, |field| list.add(field));
         let used = used.map_err(|_| H2Fault::Compression)?;
-        let is_untouched = ends_block && !self.rewrites && list.judgement() == Judgement::Clean;
+        let is_untouched = ends_block && !self.rewrites && list.is_untouched();
         if is_untouched && matches!(place, Place::Head | Place::Trailers) {
             self.keep(list.into_written());
             let held = self.begin_or_end(place, head.stream, head.has(END_STREAM))?;
@@ -94,6 +95,9 @@ impl FrameFilter {
                 if judgement == Judgement::TooLarge {
                     self.inflow.uploads.mark_too_large(stream);
                 }
+                if let Some(target) = end.target {
+                    self.inflow.targets.keep(stream, target);
+                }
                 let held = self.begin_or_end(place, stream, ends_stream)?;
                 if !held.is_empty() {
                     frames::write(&mut self.ready, DATA, 0, stream, &held);
@@ -147,6 +151,8 @@ pub(super) struct BlockEnd {
     pub(super) place: Place,
     pub(super) ends_stream: bool,
     pub(super) judgement: Judgement,
+    /// The `:path` as the client wrote it, if it is another one in `written`.
+    pub(super) target: Option<WrittenTarget>,
     /// The fields as literals: all of them, or as many as the limit allows.
     pub(super) written: Vec<u8>,
 }
@@ -176,8 +182,9 @@ impl OpenBlock {
     }
 
     /// Returns the complete block.
-    pub(super) fn end(self) -> BlockEnd {
+    pub(super) fn end(mut self) -> BlockEnd {
         let (judgement, has_target) = (self.list.judgement(), self.list.has_written_target());
+        let target = self.list.take_target();
         let mut written = self.list.into_written();
         if judgement == Judgement::TooLarge && !has_target {
             // h2 accepts the stream only with these; the request is refused anyway.
@@ -186,7 +193,7 @@ impl OpenBlock {
                 write_literal(&mut written, name.as_bytes(), value.as_bytes());
             }
         }
-        BlockEnd { stream: self.stream, place: self.place, ends_stream: self.ends_stream, judgement, written }
+        BlockEnd { stream: self.stream, place: self.place, ends_stream: self.ends_stream, judgement, target, written }
     }
 }
 

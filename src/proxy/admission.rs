@@ -1,0 +1,147 @@
+//! Judges the packets of sessions whose token comes in a CONNECT packet: every POST is read whole, and goes on only if
+//! all of its packets may. A refused session is told why by its next answer to a poll, and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use hyper::{Method, Request, Response, header};
+
+use super::Job;
+use super::respond::{self, Problem};
+use super::response_body::Reply;
+use super::told_refusals;
+use crate::body::Outgoing;
+use crate::clock;
+use crate::config::guards::Refuse;
+use crate::engine_io::{self, PacketKind, packet_kind};
+use crate::jwt::TokenFault;
+use crate::keys::Key;
+use crate::route::guard::GuardRefusal;
+use crate::route::jwt::{PacketJudge, PacketRefusal};
+use crate::route::live_keys::{self, Refused};
+use crate::route::person::{Person, PersonRefusal};
+use crate::sockets::EndReason;
+use crate::state::ReplayRoom;
+use crate::state::admissions;
+use crate::state::told::ToldReason;
+use crate::telemetry::say_full;
+use crate::websocket::gate::Keeper;
+
+/// Maximum size of a POST where the upstream sets no `max_body`: what Engine.IO itself accepts (`maxHttpBufferSize`).
+const MAX_POST: u64 = 1_000_000;
+
+/// Time limit for a POST to be complete, because it takes room that all requests share.
+const POST_WITHIN: Duration = Duration::from_secs(30);
+
+/// Returns the client of a session; a session that is not remembered was found at a worker.
+pub(super) fn person(job: &Job, key: Key) -> Arc<Person> {
+    let shared = &job.conn.thread.shared;
+    shared.admissions.person(key).unwrap_or_else(|| {
+        let person = Arc::new(Person::found());
+        shared.admissions.remember(shared, key, job.client, person.clone());
+        person
+    })
+}
+
+/// Judges the packets that a request of the session brings. Polls bring none.
+///
+/// # Errors
+/// The answer to a request that may not go on.
+pub(super) async fn judge(
+    job: &mut Job,
+    key: Key,
+    request: Request<Outgoing>,
+) -> Result<Request<Outgoing>, Response<Reply>> {
+    let person = person(job, key);
+    if request.body().is_end_stream() && matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
+        return Ok(request);
+    }
+    let Some(watch) = job.watch.clone() else { return Ok(request) };
+    let Some(guard) = &watch.jwt else { return Ok(request) };
+    let (parts, body) = request.into_parts();
+    let body = read(job, body).await.map_err(respond::problem)?;
+    let mut judge = PacketJudge { guard, person: &person, now: live_keys::now(), admitted: false };
+    let is_coded = parts.headers.contains_key(header::CONTENT_ENCODING);
+    let judged = match is_coded {
+        // Some servers decode bodies.
+        true => judge.judge(PacketKind::Unreadable, &[]),
+        false => engine_io::packets(&body).try_for_each(|packet| judge.judge(packet_kind(packet, true), packet)),
+    };
+    if judge.admitted {
+        job.settle(key);
+    }
+    match judged {
+        Ok(()) => Ok(Request::from_parts(parts, Outgoing::held(body))),
+        Err(refusal) => Err(refuse(job, key, &person, guard.refuse(), refusal, &parts)),
+    }
+}
+
+/// Reads a body whole, within the room that all requests share.
+async fn read(job: &mut Job, mut body: Outgoing) -> Result<Bytes, Problem> {
+    let limit = job.upstream.config.max_body.unwrap_or(MAX_POST);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let shared = &job.conn.thread.shared;
+    let mut room = ReplayRoom::none(shared, shared.sessions.keys.address(job.client.key()));
+    let mut held = Vec::new();
+    let reads = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| Problem::BadRequest("the request body broke off"))?.into_data() else {
+                continue;
+            };
+            if held.len().saturating_add(data.len()) > limit {
+                return Err(Problem::TooLarge);
+            }
+            if !room.grow(data.len(), limit) {
+                say_full!("no room to hold request bodies that are judged ([limits] replay_bytes)");
+                return Err(Problem::Full("no room to hold the request body"));
+            }
+            held.extend_from_slice(&data);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(POST_WITHIN, reads).await.map_err(|_| Problem::Slow)??;
+    job.room = Some(room);
+    Ok(held.into())
+}
+
+/// Refuses a packet: the session ends, and its client is told why.
+fn refuse(
+    job: &Job,
+    key: Key,
+    person: &Person,
+    refuse: Refuse,
+    refusal: PacketRefusal,
+    parts: &hyper::http::request::Parts,
+) -> Response<Reply> {
+    let shared = &job.conn.thread.shared;
+    let turned = GuardRefusal::of_token(refusal.why, refuse);
+    job.upstream.series().turned(turned.label());
+    let fault = match refusal.why {
+        Refused::NoKeys(_) => return respond::turned_away(turned, false, parts.uri.query(), &parts.headers),
+        Refused::Fault(fault) => fault,
+    };
+    if person.is_found() && fault == TokenFault::Missing {
+        // Another stickyd may have admitted the client: it begins a new session.
+        shared.sessions.forget(key, EndReason::Guard);
+        return respond::refused(job);
+    }
+    let (reason, namespace) = (ToldReason::Token(fault), refusal.namespace);
+    let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, namespace.clone(), clock::now_ms());
+    if is_told {
+        // The client may just be moving to a WebSocket, which then tells it.
+        person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace });
+    }
+    if let Some(socket) = shared.sessions.socket(key) {
+        admissions::close(shared, &socket, 1008, reason.code());
+    }
+    shared.sessions.end_by_guard(key);
+    match is_told {
+        true => told_refusals::post_taken(reason, job.ask.origin.as_ref()),
+        false => {
+            respond::turned_away(GuardRefusal::Token(fault, Refuse::Http), false, parts.uri.query(), &parts.headers)
+        }
+    }
+}

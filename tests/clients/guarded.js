@@ -1,0 +1,71 @@
+// One real socket.io-client that a guard may refuse: it prints what its application sees, one JSON line per event, and
+// at the end how often it tried. Options: see README.md.
+'use strict';
+const LIBRARIES = { 4: 'socket.io-client', 2: 'socket.io-client-2' };
+
+const options = JSON.parse(process.argv[2]);
+const { url, version = 4, namespaces = ['/'], auth, query, extraHeaders, transports, tokens, settle = 1500 } = options;
+const io = require(LIBRARIES[version]);
+const say = (event, more = {}) => process.stdout.write(`${JSON.stringify({ event, ...more })}\n`);
+
+let attempts = 1;
+let timer;
+const quiet = () => {
+  clearTimeout(timer);
+  timer = setTimeout(() => finish(), settle);
+};
+function finish() {
+  say('end', { attempts });
+  process.exit(0);
+}
+
+const base = {
+  forceNew: false,
+  reconnectionDelay: 50,
+  reconnectionDelayMax: 100,
+  ...(transports && { transports }),
+  ...(query && { query }),
+  ...(extraHeaders && { extraHeaders }),
+};
+const manager = new io.Manager(url, base);
+manager.on('reconnect_attempt', () => {
+  attempts += 1;
+  say('again');
+});
+const sockets = namespaces.map((namespace) => {
+  const own = tokens?.[namespace] !== undefined ? { token: tokens[namespace] } : auth;
+  const socket = manager.socket(namespace, own && { auth: own });
+  const at = { ns: namespace };
+  socket.on('connect', () => {
+    say('connect', { ...at, transport: manager.engine.transport.name });
+    socket.emit('echo', 'x', (value) => say('echo', { ...at, value }));
+    if (options.stays) return clearTimeout(timer);
+    quiet();
+  });
+  const refused = (error) => {
+    const code = error?.data?.code ?? null;
+    const text = typeof error === 'string' ? error : error?.message;
+    const status = error?.context?.status ?? error?.description?.status ?? (typeof error?.description === 'number' ? error.description : null);
+    say('error', { ...at, message: text, code, status, active: socket.active ?? null });
+    quiet();
+  };
+  socket.on('connect_error', refused);
+  if (version < 3) socket.on('error', refused);
+  socket.on('disconnect', (reason, details) => {
+    say('disconnect', { ...at, reason, code: details?.context?.code ?? null, text: details?.context?.reason?.toString() ?? null });
+    quiet();
+  });
+  return socket;
+});
+sockets.forEach((socket) => socket.connect?.());
+quiet();
+// Commands: a line `emit NAMESPACE` sends one more message; the end of stdin ends the client.
+process.stdin.on('data', (data) => {
+  for (const line of data.toString().split('\n').filter(Boolean)) {
+    const [word, namespace] = line.split(' ');
+    const socket = sockets[namespaces.indexOf(namespace)];
+    if (word === 'emit') socket.emit('echo', 'y', (value) => say('echo', { ns: namespace, value }));
+    if (word === 'finish') finish();
+  }
+});
+process.stdin.on('end', () => process.exit(0));
