@@ -75,7 +75,8 @@ impl Fleet {
 
     /// Starts a worker that is not in the configuration: only the bus knows it.
     async fn unlisted(&self, address: std::net::SocketAddr) -> BusWorker {
-        let script = format!("export {} PORT={} && exec node bus_worker.cjs", self.bus_env(), address.port());
+        let (host, port) = (address.ip(), address.port());
+        let script = format!("export {} HOST={host} PORT={port} && exec node bus_worker.cjs", self.bus_env());
         let mut process = Process::start("sh", ["-c", &script]);
         let said = process.line().await.expect("the worker starts");
         BusWorker { process, address, pid: said["pid"].as_u64().unwrap() }
