@@ -123,6 +123,7 @@ async fn sockets_are_listed_searched_and_shown() {
     browser.fill("#search", "upstream:nothing").await;
     browser.see(".hint.bad", "there is no upstream `nothing`").await;
     browser.fill("#search", "").await;
+    browser.see(".summary", "30 of 30 live sockets").await;
     browser.click(".rows tbody tr", "app/w1").await;
     browser.see(".drawer", "Session id").await;
     browser.press(&["Escape"]).await;

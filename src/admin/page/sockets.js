@@ -65,7 +65,9 @@ export function Sockets({ route, selection }) {
     return () => clearTimeout(timer)
   }, [typed])
   const rows = answer?.sockets ?? []
-  selection.list(rows.map((one) => one.id), (id) => to({}, [id]))
+  // A search that is still being typed goes along, so that it does not close what was opened meanwhile.
+  const choose = (id) => to({ q: typed }, [id])
+  selection.list(rows.map((one) => one.id), choose)
   const gone = () => {
     to({}, [])
     setTimeout(load, 50)
@@ -82,7 +84,7 @@ export function Sockets({ route, selection }) {
       : answer ? `${count(answer.total)} of ${plural(answer.live, 'live socket')}` : 'Asking stickyd…'}
       ${!words && answer && answer.total > 0 && html` · <${Many} filter=${search.filter} total=${answer.total} after=${gone} access=${store.access} />`}</p>
     ${answer && rows.length === 0 && !words && html`<${Empty} title="No socket matches">${q ? 'Remove a condition of the search.' : 'Sockets appear here when clients connect.'}<//>`}
-    ${rows.length > 0 && html`<${Table} rows=${rows} sort=${sort} chosen=${chosen} marked=${selection.marked} to=${to} />`}
+    ${rows.length > 0 && html`<${Table} rows=${rows} sort=${sort} chosen=${chosen} marked=${selection.marked} to=${to} choose=${choose} />`}
     ${answer && !words && html`<${Pages} answer=${answer} page=${Number(page)} to=${to} />`}
     ${chosen && html`<${Drawer} key=${chosen} id=${chosen} close=${() => to({}, [])} gone=${gone} />`}`
 }
@@ -93,7 +95,7 @@ export function inPlace(before, said) {
   return { ...said, of: before.of, sockets: before.sockets.map((one) => fresh.get(one.id) ?? one) }
 }
 
-function Table({ rows, sort, chosen, marked, to }) {
+function Table({ rows, sort, chosen, marked, to, choose }) {
   const turn = (key) => (sort === key ? `-${key}` : sort === `-${key}` ? key : `-${key}`)
   // The newest socket has the lowest age.
   const up = (key) => (sort === key) !== (key === 'connected')
@@ -103,17 +105,17 @@ function Table({ rows, sort, chosen, marked, to }) {
     <th role="columnheader" scope="col" class=${kind} aria-sort=${key ? order(key) : null}>${key
       ? html`<button class="text" onClick=${() => to({ sort: turn(key), page: '' })}>${title}<span class="order" aria-hidden="true">${arrow[order(key)]}</span></button>`
       : title}</th>`)}</tr></thead>
-    <tbody role="rowgroup">${rows.map((one) => html`<${Row} key=${one.id} one=${one} to=${to} selected=${one.id === chosen || one.id === marked} />`)}</tbody></table></div>`
+    <tbody role="rowgroup">${rows.map((one) => html`<${Row} key=${one.id} one=${one} choose=${choose} selected=${one.id === chosen || one.id === marked} />`)}</tbody></table></div>`
 }
 
 const TONE = { open: 'good', suspect: 'warn', closing: 'info', draining: 'info' }
 
-function Row({ one, selected, to }) {
+function Row({ one, selected, choose }) {
   const cell = (title, kind, children) => html`<td role="cell" class=${kind} data-title=${title}>${children}</td>`
   const idle = Math.min(...[one.up.idle_s, one.down.idle_s].filter((value) => value != null), one.age_s)
   const trip = one.round_trip.client
-  return html`<tr role="row" class=${selected ? 'marked' : ''} data-id=${one.id} onClick=${(event) => { if (!event.target.closest('a')) to({}, [one.id]) }}>
-    ${cell('Client', 'client', html`<a href=${link('sockets', [one.id])} onClick=${(event) => { event.preventDefault(); to({}, [one.id]) }}>${one.address}</a><small>${agent(one.user_agent)}</small>`)}
+  return html`<tr role="row" class=${selected ? 'marked' : ''} data-id=${one.id} onClick=${(event) => { if (!event.target.closest('a')) choose(one.id) }}>
+    ${cell('Client', 'client', html`<a href=${link('sockets', [one.id])} onClick=${(event) => { event.preventDefault(); choose(one.id) }}>${one.address}</a><small>${agent(one.user_agent)}</small>`)}
     ${cell('Worker', '', `${one.upstream}/${one.worker}`)}
     ${cell('Transport', '', html`${one.transport}${one.tls ? html` <small>TLS</small>` : ''}`)}
     ${cell('State', '', html`<${Badge} tone=${TONE[one.state] ?? 'mute'}>${one.state}<//>`)}
