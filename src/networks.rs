@@ -1,7 +1,7 @@
 //! Networks as sorted ranges of addresses: a lookup is a binary search, however long the list is.
 //!
-//! Overlapping and adjacent networks are joined when the list is made. Addresses of IPv4 that are mapped into IPv6 count
-//! as IPv4, as they do everywhere else.
+//! Overlapping and adjacent networks are joined when the list is made. Addresses of IPv4 that are mapped into IPv6
+//! count as IPv4, as they do everywhere else.
 
 use std::net::IpAddr;
 
@@ -95,10 +95,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_set_contains_what_one_of_its_networks_contains(
-            networks in prop::collection::vec((any::<u8>(), 0_u8..=32), 0..40), addresses in prop::collection::vec(any::<u8>(), 1..40),
+            networks in prop::collection::vec((any::<u8>(), 0_u8..=32), 0..40),
+            addresses in prop::collection::vec(any::<u8>(), 1..40),
         ) {
             // Few different addresses, so that networks often overlap and touch.
-            let spread = |byte: u8| std::net::Ipv4Addr::from_bits(u32::from(byte).wrapping_mul(0x0101_0101) & 0xc0c0_f0ff);
+            let bits = |byte: u8| u32::from(byte).wrapping_mul(0x0101_0101) & 0xc0c0_f0ff;
+            let spread = |byte: u8| std::net::Ipv4Addr::from_bits(bits(byte));
             let networks: Vec<IpNet> = networks.into_iter()
                 .map(|(byte, length)| IpNet::new(spread(byte).into(), length).unwrap().trunc())
                 .collect();

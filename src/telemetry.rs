@@ -1,6 +1,7 @@
 //! Logs: one subscriber, whose lines show only printable characters, and rate-limited warnings for everything bounded
 //! that is full (ARCHITECTURE.md, invariant 14).
 
+pub(crate) mod access_file;
 mod level;
 mod shown;
 pub(crate) mod writer;

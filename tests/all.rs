@@ -12,6 +12,7 @@
     reason = "a test ends by panicking; clippy.toml allows it in #[test] functions only, not in their helpers"
 )]
 
+mod access_log;
 mod admin;
 mod affinity;
 mod broadcast;
@@ -25,6 +26,7 @@ mod dns;
 mod docs;
 mod drain;
 mod eject;
+mod fleet;
 mod guards;
 mod health;
 mod http;
@@ -33,6 +35,7 @@ mod layers;
 mod limits;
 mod logs;
 mod messages;
+mod notify;
 mod packaging;
 mod page;
 mod profile;

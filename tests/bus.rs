@@ -8,6 +8,7 @@ mod calls;
 mod facts;
 mod failures;
 mod launchers;
+mod machines;
 mod recovery;
 mod start;
 
@@ -69,6 +70,15 @@ impl Fleet {
         let mut process = Process::start("sh", command);
         let said = process.line().await.expect("the worker starts");
         self.stickyd.says(&[&format!("worker={address}"), "to=\"up\""]);
+        BusWorker { process, address, pid: said["pid"].as_u64().unwrap() }
+    }
+
+    /// Starts a worker that is not in the configuration: only the bus knows it.
+    async fn unlisted(&self, address: std::net::SocketAddr) -> BusWorker {
+        let (host, port) = (address.ip(), address.port());
+        let script = format!("export {} HOST={host} PORT={port} && exec node bus_worker.cjs", self.bus_env());
+        let mut process = Process::start("sh", ["-c", &script]);
+        let said = process.line().await.expect("the worker starts");
         BusWorker { process, address, pid: said["pid"].as_u64().unwrap() }
     }
 

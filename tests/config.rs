@@ -8,6 +8,7 @@ mod eject;
 mod errors_across;
 mod errors_in_a_table;
 mod errors_of_addresses;
+mod fleet;
 mod guards;
 mod health;
 mod history;

@@ -21,8 +21,8 @@ use super::support::sources::{self, Part};
 const BASE: &str =
     "[[listener]]\naddress = \"127.0.0.1:8080\"\n\n[upstream.app]\nworkers = [\"127.0.0.1:3001-3004\"]\n";
 
-/// Names that look like metrics and are not: the default name of the cookie.
-const NO_METRICS: &[&str] = &["stickyd_app"];
+/// Names that look like metrics and are not: a file of alert rules, the default name of the cookie.
+const NO_METRICS: &[&str] = &["stickyd_test", "stickyd_app"];
 
 /// Quotes in docs/symptoms.md that are not stickyd's own texts, and where they come from.
 const FOREIGN_QUOTES: &[(&str, &str)] = &[
@@ -90,6 +90,8 @@ impl Folder {
             ("privkey.pem", key.serialize_pem()),
             ("secret", secret.clone()),
             ("token", secret),
+            ("discord.url", "https://discord.com/api/webhooks/1/x".to_owned()),
+            ("beat.url", "http://watcher.example/ping/x".to_owned()),
         ] {
             std::fs::write(folder.join(name), text).unwrap();
             std::fs::set_permissions(folder.join(name), PermissionsExt::from_mode(0o600)).unwrap();

@@ -108,6 +108,23 @@ fn the_npm_package_has_the_preload_and_the_types() {
 }
 
 #[test]
+fn the_wheel_installs_offline_with_the_binary() {
+    let folder = TempDirectory::new("wheel");
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/pypi/wheel");
+    let wheel = succeed(Command::new("python3").arg(&build).arg(BINARY).arg(folder.root()));
+    assert!(wheel.contains("-py3-none-manylinux_2_"), "{wheel}");
+    let again = folder.path("again");
+    let second = succeed(Command::new("python3").arg(&build).arg(BINARY).arg(&again));
+    let bytes = |path: &str| std::fs::read(path.trim()).unwrap();
+    assert!(bytes(&wheel) == bytes(&second), "two wheels of one binary differ");
+    succeed(Command::new("python3").args(["-m", "venv"]).arg(folder.path("venv")));
+    let mut pip = Command::new(folder.path("venv/bin/pip"));
+    succeed(pip.args(["install", "--no-index", "--disable-pip-version-check", wheel.trim()]));
+    let version = succeed(Command::new(folder.path("venv/bin/stickyd")).arg("--version"));
+    assert_eq!(version.trim(), format!("stickyd {}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
 fn the_launcher_says_what_is_missing() {
     let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/npm/stickyd/bin/stickyd.js");
     let run = |binary: Option<&str>| {

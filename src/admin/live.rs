@@ -1,8 +1,8 @@
 //! `/api/v1/live`: everything a page shows, as a stream of server-sent events: a snapshot, then a sample per second and
 //! each event as it happens. `/api/v1/history`: the samples of a span.
 //!
-//! A sample is written once for all viewers, who share its bytes. A viewer that is too slow gets a new snapshot, so that
-//! nothing is buffered for it except a few pieces. The stream ends as soon as stickyd stops, after the event that
+//! A sample is written once for all viewers, who share its bytes. A viewer that is too slow gets a new snapshot, so
+//! that nothing is buffered for it except a few pieces. The stream ends as soon as stickyd stops, after the event that
 //! says so. Left out: what a worker or stickyd itself looks like (`workers`, `status`).
 
 use std::collections::HashMap;
@@ -21,6 +21,7 @@ use hyper::body::{Body as HttpBody, Frame};
 use serde::Serialize;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -160,6 +161,11 @@ impl Viewer {
             let piece = tokio::select! {
                 biased;
                 event = told.recv() => match event {
+                    Ok(event) if event.kind == EventKind::Stopping => {
+                        let piece = self.event(&event);
+                        let _ = self.pieces.try_send(piece);
+                        return RoundEnd::Over;
+                    }
                     Ok(event) => self.event(&event),
                     Err(RecvError::Lagged(_)) => return RoundEnd::Behind,
                     Err(RecvError::Closed) => return RoundEnd::Over,
@@ -199,8 +205,14 @@ impl Viewer {
 
     /// Sends a piece, which waits for a viewer that does not read, but not for a stickyd that stops.
     async fn send(&self, piece: Bytes) -> bool {
-        let sent = self.api.stopping.run_until_cancelled(self.pieces.send(piece)).await;
-        sent.is_some_and(|sent| sent.is_ok())
+        match self.pieces.try_send(piece) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            Err(TrySendError::Full(piece)) => {
+                let sent = self.api.stopping.run_until_cancelled(self.pieces.send(piece)).await;
+                sent.is_some_and(|sent| sent.is_ok())
+            }
+        }
     }
 
     /// Returns the snapshot that a viewer begins with.

@@ -1,22 +1,24 @@
 //! The admin listener: metrics, status, workers and their admin states, sockets, reload. It runs on the control thread,
 //! away from traffic; long lists are written on a thread of their own.
 //!
-//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file. Access to the
-//! socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On every address, a
-//! request without a token needs a Host that no foreign page can name (DNS rebinding), and writing needs a header field
-//! of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's address (`config` and
-//! the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also served, and which the
-//! tests check every answer against. The same addresses serve a page for browsers (`page`).
+//! It has a unix socket of mode 0600 (0660 with a group) in the state directory, and any further addresses of the file.
+//! Access to the socket's file stands for a token and for nothing else: `ssh -L` gives the socket to a browser. On
+//! every address, a request without a token needs a Host that no foreign page can name (DNS rebinding), and writing
+//! needs a header field of stickyd's own (`auth`). No CORS header is ever sent, and no worker can have this listener's
+//! address (`config` and the DNS lookups check it). The answers are described in `conf/openapi.json`, which is also
+//! served, and which the tests check every answer against. The same addresses serve a page for browsers (`page`).
 
 pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
 mod events;
+pub(crate) mod fleet;
 pub(crate) mod layers;
 mod linked;
 mod live;
 mod log;
+mod notify;
 pub(crate) mod page;
 pub(crate) mod scrape;
 mod sessions;
@@ -46,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::drain::close_requests::Closings;
+use crate::notify::NotifyHandle;
 use crate::processes::ProcessTable;
 use crate::reload;
 use crate::spawn::SpawnHandle;
@@ -79,6 +82,8 @@ pub(crate) struct AdminSettings {
     pub stopping: CancellationToken,
     /// The workers that stickyd starts.
     pub spawned: SpawnHandle,
+    /// Asks the notifier for its state.
+    pub notify: NotifyHandle,
 }
 
 /// Serves requests on all addresses until `stop` is cancelled.
@@ -89,7 +94,7 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let AdminSettings { tokens, hosts, reload, stopping, spawned } = settings;
+    let AdminSettings { tokens, hosts, reload, stopping, spawned, notify } = settings;
     if bound.is_empty() {
         return;
     }
@@ -106,6 +111,7 @@ pub(crate) async fn serve(
         reload,
         stopping,
         spawned,
+        notify,
         history,
         viewers: Arc::default(),
         closings: Arc::default(),
@@ -205,6 +211,7 @@ struct Api {
     reload: reload::ReloadSender,
     stopping: CancellationToken,
     spawned: SpawnHandle,
+    notify: NotifyHandle,
     history: Arc<History>,
     viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
@@ -243,9 +250,12 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::HISTORY => get(live::history),
         paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
+        paths::FLEET => get(fleet::show),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
         paths::LOGS => get(spawn::logs),
+        paths::NOTIFY => get(notify::show),
+        paths::NOTIFY_TEST => post(notify::test),
         paths::OPENAPI => get(openapi),
         paths::PINS => get(sessions::pin),
         paths::RELOAD => post(reload),

@@ -10,6 +10,7 @@ use super::linked::LinkedProcess;
 use crate::bus::BusMember;
 use crate::clock;
 use crate::descriptors;
+use crate::locks::lock;
 use crate::metrics::families::Families;
 use crate::metrics::process::{OwnProcess, WorkerProcess};
 use crate::metrics::worker::{HEALTHS, WorkerSample};
@@ -38,6 +39,7 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
     }
     metrics.spawn.show(&mut live);
     show_names(&mut live, shared, &snapshot);
+    show_fleet(&mut live, shared);
     let (open, limit) = (descriptors::open(), descriptors::limit());
     live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
     set_gauges(metrics, shared);
@@ -114,6 +116,19 @@ fn show_names(live: &mut Families, shared: &Shared, snapshot: &Snapshot) {
     for upstream in snapshot.named().filter(|upstream| !upstream.hosts().is_empty()) {
         let own = names.iter().filter(|name| name.upstream == upstream.name);
         live.dns_names(&upstream.name, own.map(|name| name.state.word()));
+    }
+}
+
+/// Adds the state of the fleet's Redis servers, and of up to 64 stickyds.
+fn show_fleet(live: &mut Families, shared: &Shared) {
+    let Some(fleet) = shared.sessions.fleet() else { return };
+    let members = fleet.members();
+    live.fleet_members(members.len().max(1));
+    for member in members.iter().take(64).filter_map(|member| member.summary.as_ref()) {
+        live.fleet_skew(&member.name, member.skew_ms as f64 / 1e3);
+    }
+    for shard in fleet.shards() {
+        live.fleet_redis(&shard.shown, shard.is_usable(), lock(&shard.queue).writes.len());
     }
 }
 

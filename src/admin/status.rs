@@ -12,7 +12,7 @@ use rlimit::Resource;
 
 use super::api::{ConfigView, DescriptorUsage, StatusAnswer, Usage};
 use super::workers::process;
-use super::{Api, sessions};
+use super::{Api, fleet, sessions};
 use crate::clock;
 use crate::state::Shared;
 
@@ -38,6 +38,7 @@ pub(crate) async fn show(State(api): State<Api>) -> Json<StatusAnswer> {
         pid: std::process::id(),
         pins: Usage { held: pins.len(), limit: pins.capacity() },
         process: look.own.as_ref().map(process),
+        redis: fleet::redis(shared),
         replay_bytes: Usage { held: shared.replay.held(), limit: shared.limits.load().replay_bytes },
         shared_addresses: shared_addresses(shared),
         sockets: Usage { held: sockets.len(), limit: sockets.capacity() },

@@ -158,7 +158,8 @@ impl Pin {
         worker.as_ref().filter(|_| u64::from(since) < LATE_REQUESTS.as_secs())
     }
 
-    /// Seconds since the session was pinned here, or since it has ended; wraps after 18 hours while the session is not on the list of sockets.
+    /// Seconds since the session was pinned here, or since it has ended; wraps after 18 hours while the session is not
+    /// on the list of sockets.
     pub fn age_s(&self, now_s: Seconds) -> u32 {
         match self.listed() {
             Some(listed) => now_s.since(listed.socket().since_s()),

@@ -210,6 +210,25 @@ impl<E> Pins<E> {
         }
     }
 
+    /// As [`Pins::each`], for the pins that are held or were active within `recently`, each with its time to live.
+    pub(crate) fn each_active(
+        &self,
+        shard: usize,
+        now: Instant,
+        recently: Duration,
+        mut f: impl FnMut(Key, &E, Duration),
+    ) {
+        let now = self.tick(now);
+        let Some(shard) = self.shards.get(shard) else { return };
+        let is_active =
+            |view: &View| view.left.is_none_or(|left| !left.is_zero() && view.ttl - left.min(view.ttl) < recently);
+        lock(shard).each_with_view(now, |key, owner, view| {
+            if is_active(&view) {
+                f(key, owner, view.ttl);
+            }
+        });
+    }
+
     /// Releases one hold of [`Pins::open`]. After the last one, the pin is idle and expires after its own time to live,
     /// or after `shorten` if that is less: a session ends with its tunnel, but its pin may still explain a late
     /// request. Activity after that gives the pin its full time again. There is no effect if the pin is gone.

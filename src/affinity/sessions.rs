@@ -2,7 +2,7 @@
 //!
 //! `pin` defines a pin and `pins` the table of pins; the parent module decides which worker a request belongs to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::pin::Pin;
@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::clock::Seconds;
 use crate::clock::{self, Millis};
 use crate::config::Limits;
+use crate::fleet::Fleet;
 use crate::keys::{Key, Keys};
 use crate::metrics::{Metrics, SocketCarrier, Way};
 use crate::sockets::{EndReason, Listed, New, Socket, SocketKind, Sockets, Transport, Tunnelled};
@@ -127,6 +128,8 @@ pub struct Sessions {
     /// Turns sids and addresses into keys that cannot be predicted from outside.
     pub keys: Keys,
     pub(crate) metrics: Arc<Metrics>,
+    /// The other stickyds, which learn of each pin; set once, before the first request.
+    fleet: OnceLock<Arc<Fleet>>,
 }
 
 /// How long a session lives after its last activity, and how that is known.
@@ -152,7 +155,18 @@ impl Sessions {
     /// No session yet. The tables have the bounds of `limits`, which only a restart changes.
     pub fn new(limits: &Limits, keys: Keys, metrics: Arc<Metrics>) -> Arc<Self> {
         let (pins, aliases) = (table(limits), table(limits));
-        Arc::new(Self { pins, aliases, sockets: Sockets::new(limits.sockets), keys, metrics })
+        let sockets = Sockets::new(limits.sockets);
+        Arc::new(Self { pins, aliases, sockets, keys, metrics, fleet: OnceLock::new() })
+    }
+
+    /// Shares the pins with other stickyds from now on.
+    pub(crate) fn join(&self, fleet: Arc<Fleet>) {
+        let _ = self.fleet.set(fleet);
+    }
+
+    /// The other stickyds, if this one is in a fleet.
+    pub(crate) fn fleet(&self) -> Option<&Arc<Fleet>> {
+        self.fleet.get()
     }
 
     /// Pins a session to a worker: to the one whose response named it (before that response is released,
@@ -222,6 +236,7 @@ impl Sessions {
         if let Some((false, Some(_ended))) = self.pins.update(key, Instant::now(), end) {
             upstream.series().drained_polling.inc();
         }
+        self.tell_end(key);
     }
 
     /// Whether an operator, or the replacement of its worker, has ended the session.
@@ -264,8 +279,18 @@ impl Sessions {
         let ended = self.pins.update(key, Instant::now(), end).flatten();
         if ended.is_some() {
             self.sockets.one_ended();
+            self.tell_end(key);
         }
         ended.is_some()
+    }
+
+    /// Tells the fleet that an operator ended a session.
+    fn tell_end(&self, key: Key) {
+        if let Some(fleet) = self.fleet.get()
+            && let Some((view, ())) = self.pins.inspect(key, Instant::now(), |_| ())
+        {
+            fleet.ended(key, view.ttl);
+        }
     }
 
     /// Returns the socket of a session, if it is on the list.
@@ -285,11 +310,15 @@ impl Sessions {
         let ended = self.pins.update(key, Instant::now(), end).flatten();
         if ended.is_some() {
             self.sockets.one_ended();
+            self.tell_end(key);
         }
     }
 
     /// Removes a pin: its worker died or refused the session, or the client ended the session.
     pub fn forget(&self, key: Key, why: EndReason) {
+        if let Some(fleet) = self.fleet.get() {
+            fleet.forget(key);
+        }
         if let Some(pin) = self.pins.remove(key)
             && let Some(listed) = pin.listed()
         {
@@ -301,6 +330,9 @@ impl Sessions {
     /// processes that share an address.
     pub fn refused_by_owner(&self, key: Key) {
         let Some(pin) = self.pins.remove(key) else { return };
+        if let Some(fleet) = self.fleet.get() {
+            fleet.forget(key);
+        }
         if let Some(listed) = pin.listed() {
             listed.socket().set_end_reason(EndReason::Refused);
         }
@@ -312,6 +344,11 @@ impl Sessions {
     }
 
     fn insert(&self, key: Key, client: Client, pin: Pin, ttl: Duration) -> bool {
+        if let Some(fleet) = self.fleet.get()
+            && let Some(worker) = pin.worker()
+        {
+            fleet.learned(key, worker.id.0, ttl);
+        }
         match self.pins.insert(key, pin, self.keys.address(client.key()), ttl, Instant::now()) {
             Inserted::New { evicted: 0 } => true,
             Inserted::Kept(_) => false,

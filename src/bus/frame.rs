@@ -70,7 +70,7 @@ pub(crate) struct LinkHello {
 }
 
 /// The clients that a message is for, so that those that miss it can recover it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 pub(crate) struct Audience {
     pub(crate) nsp: String,
     pub(crate) id: String,
@@ -179,7 +179,7 @@ const BROADCAST: u8 = 2;
 pub(crate) fn read(mut frame: Bytes) -> Result<Incoming, FrameError> {
     match frame.try_get_u8().map_err(|_| FrameError::Short)? {
         1 => Ok(Incoming::Hello(serde_json::from_slice(&frame)?)),
-        2 => publish(frame).map(Incoming::Publish),
+        2 => read_publish(frame).map(Incoming::Publish),
         3 => Ok(Incoming::Direct { to: member(&mut frame)?, payload: frame }),
         4 => Ok(Incoming::Session(serde_json::from_slice(&frame)?)),
         5 => Ok(Incoming::Restore(serde_json::from_slice(&frame)?)),
@@ -188,7 +188,8 @@ pub(crate) fn read(mut frame: Bytes) -> Result<Incoming, FrameError> {
     }
 }
 
-fn publish(mut frame: Bytes) -> Result<Publish, FrameError> {
+/// Reads the body of a published message.
+pub(crate) fn read_publish(mut frame: Bytes) -> Result<Publish, FrameError> {
     let (sequence, after) = (six_bytes(&mut frame)?, six_bytes(&mut frame)?);
     let flags = frame.try_get_u8().map_err(|_| FrameError::Short)?;
     let length = frame.try_get_u32().map_err(|_| FrameError::Short)? as usize;
@@ -199,6 +200,19 @@ fn publish(mut frame: Bytes) -> Result<Publish, FrameError> {
     // Rooms that cannot be read (half of a surrogate pair, which a client may choose) only cost the recovery.
     let audience = (flags & RECOVERABLE != 0).then(|| serde_json::from_slice(&about).ok()).flatten();
     Ok(Publish { sequence, after, audience, broadcast: flags & BROADCAST != 0, payload: frame })
+}
+
+/// Writes the body of a published message as [`read_publish`] reads it.
+pub(crate) fn write_publish(out: &mut BytesMut, publish: &Publish) {
+    let audience = publish.audience.as_ref().and_then(|audience| serde_json::to_vec(audience).ok());
+    let flags = if audience.is_some() { RECOVERABLE } else { 0 } | if publish.broadcast { BROADCAST } else { 0 };
+    let about = audience.unwrap_or_default();
+    out.put_uint(publish.sequence, 6);
+    out.put_uint(publish.after, 6);
+    out.put_u8(flags);
+    out.put_u32(u32::try_from(about.len()).unwrap_or(u32::MAX));
+    out.put_slice(&about);
+    out.put_slice(&publish.payload);
 }
 
 fn six_bytes(frame: &mut Bytes) -> Result<u64, FrameError> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::duplicates::Duplicates;
+use super::far::HubId;
 use super::frame::{self, LinkHello, MemberId, Publish, RestoreQuery, SessionUpdate};
 use super::outbox::Outbox;
 use super::recovery::Recovery;
@@ -31,6 +32,8 @@ pub(crate) type GroupKey = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct BusGroup {
     members: HashMap<MemberId, Rc<Outbox>>,
+    /// Members on other machines, each with its hub.
+    far: HashMap<MemberId, HubId>,
     /// Last number of each origin, also of those that are gone.
     origins: HashMap<MemberId, u64>,
     recent: VecDeque<RecentMessage>,
@@ -63,7 +66,8 @@ impl BusGroup {
     /// Adds a member, tells the others, and sends it what it has missed. Returns the number of messages that it missed
     /// and that are no longer kept.
     pub(crate) fn join(&mut self, now: Instant, hello: &LinkHello, outbox: &Rc<Outbox>, position: u64) -> u64 {
-        let others: Vec<_> = self.members.keys().copied().filter(|id| *id != hello.member).collect();
+        let all = self.members.keys().chain(self.far.keys());
+        let others: Vec<_> = all.copied().filter(|id| *id != hello.member).collect();
         outbox.push(frame::welcome(&others, position));
         let joined = frame::joined(hello.member);
         self.others(hello.member).for_each(|other| _ = other.push(joined.clone()));
@@ -130,6 +134,39 @@ impl BusGroup {
         self.forget_old(now);
         let duplicates = publish.broadcast && self.duplicates.add(now, origin, publish.comparable());
         Published { sent, duplicates, known: false }
+    }
+
+    /// Ids of the members on this machine.
+    pub(crate) fn near(&self) -> impl Iterator<Item = MemberId> {
+        self.members.keys().copied()
+    }
+
+    /// Whether the group has members on other machines.
+    pub(crate) fn has_far(&self) -> bool {
+        !self.far.is_empty()
+    }
+
+    /// The hub of a member on another machine.
+    pub(crate) fn far_hub(&self, member: MemberId) -> Option<HubId> {
+        self.far.get(&member).copied()
+    }
+
+    /// Takes the members that another hub has now, and tells those here who came and who left.
+    pub(crate) fn far_members(&mut self, hub: HubId, members: &[MemberId]) {
+        let Self { members: near, far, .. } = self;
+        let tell = |frame: Bytes| near.values().for_each(|member| _ = member.push(frame.clone()));
+        far.retain(|id, of| {
+            let stays = *of != hub || members.contains(id);
+            if !stays {
+                tell(frame::left(*id));
+            }
+            stays
+        });
+        for id in members.iter().filter(|id| !near.contains_key(id)) {
+            if far.insert(*id, hub).is_none() {
+                tell(frame::joined(*id));
+            }
+        }
     }
 
     /// Sends an answer to one member; false if it is gone.

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Hub;
+use super::far::FarOutcome;
 use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
 use super::outbox::Outbox;
@@ -53,7 +54,7 @@ pub(crate) enum LinkError {
     /// The process belongs to another user.
     #[error("the process runs as user {0}, and only user {1} may use the bus")]
     User(u32, u32),
-    /// The worker reads too slowly.
+    /// The worker reads too slowly, which was told.
     #[error("the worker did not read {} bytes", super::outbox::LIMIT)]
     Slow,
 }
@@ -64,12 +65,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, socket: UnixStream) {
     match result {
         Ok(()) => {}
         Err(LinkError::Io(error)) => tracing::debug!(%error, "a worker's link to the bus broke"),
-        Err(error) => {
-            if matches!(error, LinkError::Slow) {
-                hub.members.metrics.bus.slow.inc();
-            }
-            say_full!(%error, "cut a worker's link to the bus");
-        }
+        Err(LinkError::Slow) => hub.members.metrics.bus.slow.inc(),
+        Err(error) => say_full!(%error, "cut a worker's link to the bus"),
     }
 }
 
@@ -94,13 +91,19 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
         return Ok(());
     }
     let outbox = Rc::new(Outbox::default());
+    let pid = hello.pid;
     let member = LinkedMember::join(hub, *hello, &outbox);
     let mut read = std::pin::pin!(member.read(frames));
     tokio::select! {
         result = &mut read => result,
         // A process that has died reads nothing, but what it published last may still have to be read.
         Err(_) = outbox.write_to(write) => timeout(LAST_WORDS, read).await.unwrap_or(Ok(())),
-        () = outbox.overflow.notified() => Err(LinkError::Slow),
+        () = outbox.overflow.notified() => {
+            let (upstream, path) = &member.key;
+            tell!(hub.members.metrics.events, Bus, warn, upstream = %upstream, %path, pid,
+                "cut a worker's link to the bus: it did not read 8 MB of messages");
+            Err(LinkError::Slow)
+        }
         () = member.confirm() => Ok(()),
     }
 }
@@ -122,7 +125,9 @@ impl<'a> LinkedMember<'a> {
     fn join(hub: &'a Rc<Hub>, hello: LinkHello, outbox: &'a Rc<Outbox>) -> Self {
         let key = (hello.upstream.clone(), hello.path.clone());
         let group = hub.groups.borrow_mut().entry(key.clone()).or_default().clone();
+        let is_first = group.borrow().near().next().is_none();
         let lost = group.borrow_mut().join(Instant::now(), &hello, outbox, hub.position.get());
+        hub.far.changed(&key, &mut group.borrow_mut(), is_first);
         if lost > 0 {
             hub.members.metrics.bus.dropped.inc_by(lost);
             tell!(
@@ -156,7 +161,10 @@ impl<'a> LinkedMember<'a> {
                 Incoming::Hello(_) => return Err(LinkError::NoHello),
                 Incoming::Publish(publish) => self.publish(now, &publish),
                 Incoming::Direct { to, payload } => {
-                    self.group.borrow().direct(self.id, to, &payload);
+                    let group = self.group.borrow();
+                    if !group.direct(self.id, to, &payload) {
+                        self.hub.far.direct(&self.key, &group, self.id, to, &payload);
+                    }
                 }
                 Incoming::Session(update) => self.group.borrow_mut().session(now, self.id, *update),
                 Incoming::Restore(query) => {
@@ -174,21 +182,13 @@ impl<'a> LinkedMember<'a> {
         let published = self.group.borrow_mut().publish(now, self.id, position, publish, &mark);
         self.unconfirmed.borrow_mut().push_back((publish.sequence, mark));
         self.published.notify_one();
-        let series = &self.hub.members.metrics.bus;
+        self.hub.count(&self.key, &published);
         if !published.known {
-            series.messages.inc();
-            series.copies.inc_by(published.sent as u64);
-        }
-        if published.duplicates {
-            series.duplicates.inc();
-            let (upstream, path) = (&self.key.0, &self.key.1);
-            tell!(
-                self.hub.members.metrics.events, Bus, warn,
-                upstream = %upstream,
-                %path,
-                "several workers send the same messages, so clients get each of them more \
-                than once: the application seems to spread messages itself; remove that, or set bus = false"
-            );
+            // What is sent is counted on the way.
+            let outcome = self.hub.far.publish(&self.key, &self.group.borrow(), self.id, publish);
+            if outcome == FarOutcome::TooLong {
+                self.hub.members.metrics.bus.far.too_long.inc();
+            }
         }
     }
 
@@ -213,8 +213,10 @@ impl<'a> LinkedMember<'a> {
 
 impl Drop for LinkedMember<'_> {
     fn drop(&mut self) {
-        if self.group.borrow_mut().leave(Instant::now(), self.id, self.outbox) {
+        let mut group = self.group.borrow_mut();
+        if group.leave(Instant::now(), self.id, self.outbox) {
             self.hub.members.leave(self.id);
+            self.hub.far.changed(&self.key, &mut group, false);
         }
     }
 }

@@ -4,11 +4,13 @@
 //! A preload (`preload/`) in each Node.js worker replaces Socket.IO's in-memory adapter and connects to the hub, a unix
 //! socket of stickyd. The hub runs on a thread of its own, so that many messages slow no request. It knows members by
 //! upstream and path and leaves the content of messages unread. Without the hub, each worker delivers to its own
-//! clients and connects again; what it published meanwhile follows then.
-//! Left out: messages to workers of other machines, and servers other than Socket.IO's for Node.js.
+//! clients and connects again; what it published meanwhile follows then. In a fleet, hubs of several machines hand their
+//! messages to one another ([`far`]).
+//! Left out: the way to other machines (`crate::fleet`), and servers other than Socket.IO's for Node.js.
 
 mod duplicates;
 pub(crate) mod environment;
+pub(crate) mod far;
 mod frame;
 mod group;
 mod link;
@@ -21,17 +23,21 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use tokio::net::UnixListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use group::Groups;
+use crate::events::tell;
+use far::{FarHubs, HubId, Outbound};
+use group::{GroupKey, Groups, Published};
 pub(crate) use members::{BusMember, BusMembers};
 
 /// Links that the hub accepts at once; each is one Socket.IO server of one process.
@@ -39,25 +45,96 @@ const MOST_LINKS: usize = 4_096;
 /// Pause between two looks for what is too old.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Carries messages to the hubs of other machines and back, on the hub's thread, until the token is cancelled.
+pub(crate) type Way = Box<dyn FnOnce(Rc<Hub>, Rc<Outbound>, CancellationToken) -> WayTask + Send>;
+/// The task that a [`Way`] runs.
+pub(crate) type WayTask = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The hub's state, on its own thread.
-struct Hub {
+pub(crate) struct Hub {
     groups: Groups,
+    /// The hubs of other machines.
+    far: FarHubs,
     /// Number of the last message. It begins with the time, so that it grows over restarts, too.
     position: Cell<u64>,
     members: Arc<BusMembers>,
 }
 
 impl Hub {
-    fn new(members: Arc<BusMembers>) -> Self {
+    fn new(members: Arc<BusMembers>, far: FarHubs) -> Self {
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         // 48 bits: some 60 messages per millisecond of uptime keep ahead of the clock until the year 2109.
         let position = u64::try_from(ms).unwrap_or(0).saturating_mul(64) & ((1 << 48) - 1);
-        Self { groups: RefCell::default(), position: Cell::new(position), members }
+        Self { groups: RefCell::default(), far, position: Cell::new(position), members }
+    }
+
+    /// Counts a published message, and warns of messages that several workers send alike.
+    fn count(&self, (upstream, path): &GroupKey, published: &Published) {
+        let series = &self.members.metrics.bus;
+        if !published.known {
+            series.messages.inc();
+            series.copies.inc_by(published.sent as u64);
+        }
+        if published.duplicates {
+            series.duplicates.inc();
+            tell!(
+                self.members.metrics.events, Bus, warn,
+                upstream = %upstream,
+                %path,
+                "several workers send the same messages, so clients get each of them more \
+                than once: the application seems to spread messages itself; remove that, or set bus = false"
+            );
+        }
     }
 
     fn next_position(&self) -> u64 {
         self.position.set(self.position.get() + 1);
         self.position.get()
+    }
+
+    /// The way to other machines is open: asks who is there.
+    pub(crate) fn link_far(&self) {
+        self.far.link(self);
+    }
+
+    /// The way to other machines is gone.
+    pub(crate) fn lose_far(&self) {
+        self.far.lose(self);
+        self.show_far();
+    }
+
+    /// Tells the other machines who is here, and forgets those that are silent.
+    pub(crate) fn tick_far(&self, now: Instant) {
+        self.far.tick(self, now);
+        self.show_far();
+    }
+
+    /// Tells the other machines that this hub ends.
+    pub(crate) fn leave_far(&self) {
+        self.far.leave(self);
+    }
+
+    /// Takes a message of another hub.
+    pub(crate) fn hear_far(&self, from: HubId, message: Bytes) {
+        let series = &self.members.metrics.bus.far;
+        let is_read = self.far.hear(self, from, message, Instant::now());
+        (if is_read { &series.received } else { &series.unreadable }).inc();
+        self.show_far();
+    }
+
+    /// Counts a message that was handed to the way, or was refused there.
+    pub(crate) fn count_sent(&self, is_sent: bool) {
+        let series = &self.members.metrics.bus.far;
+        (if is_sent { &series.sent } else { &series.dropped }).inc();
+    }
+
+    /// Counts messages that waited for too long.
+    pub(crate) fn count_dropped(&self, count: u64) {
+        self.members.metrics.bus.far.dropped.inc_by(count);
+    }
+
+    fn show_far(&self) {
+        self.members.metrics.bus.far.members.set(i64::try_from(self.far.members()).unwrap_or(i64::MAX));
     }
 
     fn sweep(&self, now: Instant) {
@@ -97,22 +174,32 @@ impl BoundBus {
     ///
     /// # Errors
     /// The operating system refused the thread.
-    pub(crate) fn start(self, members: Arc<BusMembers>, stop: CancellationToken) -> io::Result<JoinHandle<()>> {
+    pub(crate) fn start(
+        self,
+        members: Arc<BusMembers>,
+        way: Option<Way>,
+        stop: CancellationToken,
+    ) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
             let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, "cannot create the runtime of the bus"),
             };
-            runtime.block_on(self.serve(members, stop));
+            runtime.block_on(self.serve(members, way, stop));
         })
     }
 
-    async fn serve(self, members: Arc<BusMembers>, stop: CancellationToken) {
+    async fn serve(self, members: Arc<BusMembers>, way: Option<Way>, stop: CancellationToken) {
         let listener = match UnixListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot serve the bus"),
         };
-        let (hub, tasks) = (Rc::new(Hub::new(members)), TaskTracker::new());
+        let outbound = way.is_some().then(Rc::<Outbound>::default);
+        let far = outbound.clone().map(FarHubs::over).unwrap_or_default();
+        let (hub, tasks) = (Rc::new(Hub::new(members, far)), TaskTracker::new());
+        if let Some((way, outbound)) = way.zip(outbound) {
+            tasks.spawn_local(way(hub.clone(), outbound, stop.clone()));
+        }
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(hub.clone())));
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {

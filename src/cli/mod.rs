@@ -11,10 +11,12 @@ mod close;
 mod drain;
 mod events;
 mod explain;
+mod fleet;
 mod import;
 mod log;
 mod logs;
 mod man;
+mod notify;
 mod page;
 mod progress;
 mod quick;
@@ -45,10 +47,12 @@ pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
+pub(crate) use fleet::FleetCommand;
 pub(crate) use import::ImportCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
+pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
 pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
@@ -103,6 +107,13 @@ pub enum Command {
     /// `stickyd workers restart` replaces the workers that stickyd starts, one after the other: each successor starts
     /// beside the worker and must be healthy before the worker's sessions are ended.
     Workers(WorkersCommand),
+    /// Show the stickyds that share a Redis with this one, and what differs among them
+    ///
+    /// With --check the exit code is 1 if something differs, or if Redis does not answer. With --acl the line of a
+    /// user with the rights that stickyd needs in Redis is printed, and no stickyd has to run.
+    ///
+    /// Example: stickyd fleet --check --config stickyd.toml
+    Fleet(FleetCommand),
     /// List live sockets, filtered and sorted, or show all details of one
     ///
     /// Example: stickyd sockets --upstream app --label store=7 --sort -bytes
@@ -161,6 +172,10 @@ pub enum Command {
     ///
     /// Example: stickyd log info,stickyd::affinity=debug
     Log(LogCommand),
+    /// Show the receivers of notifications and what became of the last messages, or send a test message
+    ///
+    /// Example: stickyd notify test discord
+    Notify(NotifyCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1
@@ -195,7 +210,7 @@ pub enum Command {
     ///
     /// Example: stickyd completions bash > /etc/bash_completion.d/stickyd
     Completions(CompletionsCommand),
-    /// Print every key of the configuration and every metric, as Markdown
+    /// Print every key of the configuration, every metric and every kind of event, as Markdown
     ///
     /// Each key is shown with its type, range and default, and whether a reload applies a change of it.
     ///

@@ -1,4 +1,4 @@
-//! `stickyd reference`: every key of the configuration and every metric, from the code that reads and counts them.
+//! `stickyd reference`: every key of the configuration, metric and kind of event, from the code that has them.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::config::survey::{self, KeyFacts};
+use crate::events::EventKind;
 use crate::metrics::catalogue::{self, MetricFacts};
 
 /// Arguments of `stickyd reference`.
@@ -27,11 +28,15 @@ pub enum ReferencePart {
     Keys,
     /// Every family of metrics
     Metrics,
+    /// Every kind of event
+    Events,
 }
 
 /// The reference as JSON.
 #[derive(Serialize)]
 struct ReferenceJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<EventJson>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<Vec<KeyJson>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +57,12 @@ struct KeyJson {
 }
 
 #[derive(Serialize)]
+struct EventJson {
+    kind: &'static str,
+    meaning: &'static str,
+}
+
+#[derive(Serialize)]
 struct MetricJson {
     help: String,
     labels: Vec<String>,
@@ -65,12 +76,17 @@ impl ReferenceCommand {
         let wants = |part| self.part.is_none_or(|one| one == part);
         let keys = wants(ReferencePart::Keys).then(survey::keys);
         let metrics = wants(ReferencePart::Metrics).then(catalogue::metrics);
-        let text = if self.json { json(keys, metrics) } else { markdown(keys.as_deref(), metrics.as_deref()) };
+        let has_events = wants(ReferencePart::Events);
+        let text = if self.json {
+            json(keys, metrics, has_events)
+        } else {
+            markdown(keys.as_deref(), metrics.as_deref(), has_events)
+        };
         u8::from(std::io::stdout().write_all(text.as_bytes()).is_err())
     }
 }
 
-fn json(keys: Option<Vec<KeyFacts>>, metrics: Option<Vec<MetricFacts>>) -> String {
+fn json(keys: Option<Vec<KeyFacts>>, metrics: Option<Vec<MetricFacts>>, has_events: bool) -> String {
     let some = |text: String| (!text.is_empty()).then_some(text);
     let key = |key: KeyFacts| KeyJson {
         applied_by: applied_by(&key),
@@ -81,7 +97,9 @@ fn json(keys: Option<Vec<KeyFacts>>, metrics: Option<Vec<MetricFacts>>) -> Strin
         r#type: key.kind,
     };
     let metric = |one: MetricFacts| MetricJson { help: one.help, labels: one.labels, name: one.name, r#type: one.kind };
+    let event = |kind: &EventKind| EventJson { kind: kind.word(), meaning: kind.meaning().trim() };
     let all = ReferenceJson {
+        events: has_events.then(|| EventKind::ALL.iter().map(event).collect()),
         keys: keys.map(|keys| keys.into_iter().map(key).collect()),
         metrics: metrics.map(|metrics| metrics.into_iter().map(metric).collect()),
     };
@@ -92,7 +110,7 @@ fn applied_by(key: &KeyFacts) -> &'static str {
     if key.restart { "restart" } else { "reload" }
 }
 
-fn markdown(keys: Option<&[KeyFacts]>, metrics: Option<&[MetricFacts]>) -> String {
+fn markdown(keys: Option<&[KeyFacts]>, metrics: Option<&[MetricFacts]>, has_events: bool) -> String {
     let mut out = String::new();
     if let Some(keys) = keys {
         let version = env!("CARGO_PKG_VERSION");
@@ -123,6 +141,13 @@ fn markdown(keys: Option<&[KeyFacts]>, metrics: Option<&[MetricFacts]>) -> Strin
         for metric in metrics {
             let labels = metric.labels.join(", ");
             let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", metric.name, metric.kind, cell(&metric.help));
+        }
+    }
+    if has_events {
+        let gap = if out.is_empty() { "" } else { "\n" };
+        let _ = write!(out, "{gap}# Events\n\n| kind | meaning |\n|---|---|\n");
+        for kind in EventKind::ALL {
+            let _ = writeln!(out, "| `{}` | {} |", kind.word(), cell(kind.meaning().trim()));
         }
     }
     out

@@ -78,8 +78,8 @@ const MAX_ARGON2_KIB: u32 = 256 * 1024;
 const MAX_ARGON2_TIME: u32 = 16;
 const MAX_ARGON2_LANES: u32 = 16;
 
-/// Fields that belong to one connection or to stickyd: a service that got them would take the request for an upgrade, or
-/// for another one.
+/// Fields that belong to one connection or to stickyd: a service that got them would take the request for an upgrade,
+/// or for another one.
 const OF_CONNECTION: [&str; 12] = [
     "connection",
     "content-length",
@@ -94,6 +94,9 @@ const OF_CONNECTION: [&str; 12] = [
     "upgrade",
     "x-request-id",
 ];
+
+/// Fields that every client may send, so that they cannot be the service's own.
+const OF_CLIENTS: [&str; 4] = ["authorization", "cookie", "origin", "forwarded"];
 
 /// Reads `basic = { users_file = "htpasswd", realm = "chat" }`.
 pub(crate) fn basic(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc<BasicAuth>> {
@@ -219,8 +222,8 @@ pub(crate) fn forward(context: &Context<'_>, route: &mut Section<'_>) -> Option<
     let url =
         section.required("url", "an address such as \"http://127.0.0.1:4180/auth\"", "\"http://127.0.0.1:4180/auth\"");
     let ca = section.text("ca", "a path");
-    let headers = section.take("headers").map(|item| fields(context, item));
-    let copy = section.take("copy").map(|item| fields(context, item)).unwrap_or_default();
+    let headers = section.take("headers").map(|item| fields(context, item, &[]));
+    let copy = section.take("copy").map(|item| fields(context, item, &OF_CLIENTS)).unwrap_or_default();
     let timeout = section.take("timeout").and_then(|item| duration(item, TIMEOUTS)).unwrap_or(TIMEOUT);
     let cache = section.take("cache").and_then(|item| duration(item, CACHES)).unwrap_or(CACHE);
     section.finish();
@@ -231,27 +234,30 @@ pub(crate) fn forward(context: &Context<'_>, route: &mut Section<'_>) -> Option<
     Some(Arc::new(ForwardAuth { target, headers, copy, timeout, cache }))
 }
 
-fn fields(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<HeaderName> {
+fn fields(context: &Context<'_>, item: ConfigItem<'_>, reserved: &[&str]) -> Vec<HeaderName> {
     let at = item.span.clone();
     let items = item.list("a list such as [\"cookie\"]", "a header field").unwrap_or_default();
     if items.len() > MAX_FIELDS {
         context.report.error(&at, format!("at most {MAX_FIELDS} fields can be named"));
     }
     let texts = items.into_iter().filter_map(|item| item.text("the name of a header field"));
-    texts.filter_map(|text| field(context, &text)).collect()
+    texts.filter_map(|text| field(context, &text, reserved)).collect()
 }
 
-fn field(context: &Context<'_>, text: &ConfigText) -> Option<HeaderName> {
+fn field(context: &Context<'_>, text: &ConfigText, reserved: &[&str]) -> Option<HeaderName> {
     let name = HeaderName::try_from(text.value.to_ascii_lowercase()).ok();
     let is_own = |name: &HeaderName| {
         let name = name.as_str();
-        OF_CONNECTION.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("sec-websocket-")
+        OF_CONNECTION.contains(&name)
+            || reserved.contains(&name)
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("sec-websocket-")
     };
     match name {
         Some(name) if !is_own(&name) => Some(name),
         Some(_) => {
             let message = format!("the field `{}` cannot be passed on", text.value);
-            let help = "it belongs to the connection, or stickyd sets it: remove it";
+            let help = "it belongs to the connection, or clients or stickyd set it: remove it";
             context.report.error_help(&text.span, message, help);
             None
         }

@@ -8,6 +8,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::admin::{self, ReadAdmin};
 use super::error::{Diagnostic, Errors, Report, Span};
@@ -18,8 +19,8 @@ use super::tls::Leaves;
 use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
-    AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, history,
-    limits, listener, log, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
+    AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet,
+    history, limits, listener, log, notify, quick_spawn, routes, rules, secret, state_dir, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -120,9 +121,11 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         upstreams,
         routes: Vec::new(),
         admin: AdminListener::none(),
+        fleet: None,
         limits: Limits::default(),
         history: HistoryConfig::default(),
         log: Log::default(),
+        notify: Arc::default(),
     }
 }
 
@@ -156,9 +159,11 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     let routes = routes::read(context, &mut root, &upstreams);
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
+    let fleet = fleet::read(context, &mut root, secret.is_some(), &upstreams);
     let limits = limits::read(&mut root);
     let history = history::read(&mut root);
-    let log = log::read(&mut root);
+    let log = log::read(context, &mut root);
+    let notify = notify::read(context, &mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
     addresses::no_loops(context, &listeners, &upstreams);
@@ -166,6 +171,11 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     addresses::no_way_to_admin(context, &admin.listener, &upstreams);
     cookies_need_tls(context, &listeners, &upstreams);
     quick_spawn::check(context, &listeners, &upstreams, spawner.is_some());
+    let mut upstreams: Vec<_> = upstreams.into_iter().map(|read| read.upstream).collect();
+    if let Some(fleet) = &fleet {
+        let started = upstreams.iter_mut().filter(|upstream| upstream.spawn.is_some());
+        started.for_each(|upstream| upstream.machine = Some(fleet.name.as_str().into()));
+    }
     Config {
         secret,
         state_dir,
@@ -174,12 +184,14 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
         introduces: false,
         threads,
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
-        upstreams: upstreams.into_iter().map(|read| read.upstream).collect(),
+        upstreams,
         routes,
         admin: admin.listener,
+        fleet,
         limits,
         history,
         log,
+        notify,
     }
 }
 

@@ -134,6 +134,7 @@ pub(crate) fn read(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc
     };
     let headers_at = section.key("headers");
     let headers = headers(context, &mut section);
+    let unreadable_at = section.key("unreadable");
     let mut choice = |key, what, words: &[(&'static str, bool)]| {
         let text = section.text(key, "a string")?;
         word(context.report, what, &text, words)
@@ -141,7 +142,6 @@ pub(crate) fn read(context: &Context<'_>, route: &mut Section<'_>) -> Option<Arc
     let closes_expired = choice("expire", "value of `expire`", &[("keep", false), ("close", true)]);
     let is_for_all = choice("on", "value of `on`", &[("handshakes", false), ("all", true)]);
     let unreadable = choice("unreadable", "value of `unreadable`", &[("refuse", false), ("pass", true)]);
-    let unreadable_at = section.key("unreadable");
     let refuse = section.text("refuse", "a string");
     let refuse = refuse.and_then(|text| word(context.report, "way to refuse", &text, &REFUSE));
     section.finish();

@@ -7,6 +7,7 @@
 pub(crate) mod access;
 mod addresses;
 mod admin;
+pub(crate) mod alarm;
 mod asked;
 mod check;
 mod drain;
@@ -14,6 +15,7 @@ mod eject;
 mod error;
 mod file;
 mod files;
+mod fleet;
 pub mod guards;
 mod health;
 mod history;
@@ -23,6 +25,7 @@ mod limits;
 mod listener;
 mod load;
 mod log;
+pub(crate) mod notify;
 mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
@@ -64,6 +67,7 @@ pub use eject::Eject;
 pub use error::Errors;
 pub use error::{Diagnostic, Severity};
 pub(crate) use files::token;
+pub(crate) use fleet::{Fleet, RedisAddress, RedisPlace, RedisTls};
 pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use history::HistoryConfig;
 pub use limits::Limits;
@@ -72,7 +76,9 @@ pub(crate) use listener::parse_network;
 pub use load::load;
 pub use load::load_with_warnings;
 pub(crate) use load::{Loaded, load_admin, load_noting};
+pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
+pub(crate) use notify::NotifyRules;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
@@ -112,12 +118,16 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The admin listener. A change needs a restart.
     pub admin: AdminListener,
+    /// The other stickyds and the Redis between them; `None`: this stickyd is alone. A change needs a restart.
+    pub fleet: Option<Fleet>,
     /// Bounds of the whole process. A reload applies them, except those whose docs state that they need a restart.
     pub limits: Limits,
     /// Memory for the numbers of the last day. A change needs a restart.
     pub history: HistoryConfig,
     /// Logging. A reload applies all of it except the format.
     pub log: Log,
+    /// Notifications. A reload applies them.
+    pub notify: Arc<NotifyRules>,
 }
 
 impl Config {
@@ -129,6 +139,7 @@ impl Config {
             ("spawner", self.spawner != new.spawner),
             ("threads", self.threads != new.threads),
             ("[admin]", self.admin != new.admin),
+            ("[fleet]", self.fleet != new.fleet),
             ("[limits] pins", self.limits.pins != new.limits.pins),
             ("[limits] sockets", self.limits.sockets != new.limits.sockets),
             ("[limits] handshakes", self.limits.handshakes != new.limits.handshakes),
@@ -272,6 +283,10 @@ pub struct Upstream {
     pub tls: Option<Arc<WorkerTls>>,
     /// The workers that stickyd starts; `None`: others start the workers in `groups`.
     pub spawn: Option<Arc<spawn::Spawn>>,
+    /// Name of this stickyd, which tells the workers that it starts from those of the other stickyds of a fleet.
+    pub machine: Option<Arc<str>>,
+    /// Values that count as a problem; `None`: none do.
+    pub alarm: Option<Arc<alarm::Alarm>>,
 }
 
 impl Upstream {
@@ -311,6 +326,8 @@ impl Upstream {
             labels: Arc::default(),
             tls: None,
             spawn: None,
+            machine: None,
+            alarm: None,
         }
     }
 }

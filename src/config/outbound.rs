@@ -27,7 +27,7 @@ pub(crate) struct OutboundTarget {
 }
 
 impl OutboundTarget {
-    /// Returns the host, which is no secret.
+    /// Returns the host, which may be shown.
     pub(crate) fn host(&self) -> &str {
         self.url.host().unwrap_or_default()
     }

@@ -41,6 +41,9 @@ pub(crate) struct KeyFacts {
     pub(crate) restart: bool,
 }
 
+/// Shown as the default of a key whose table cannot be tried alone, because it needs files or other keys.
+const UNTOLD: &str = "see conf/stickyd.toml";
+
 /// The largest number of steps from the top to a key; far above the deepest one.
 const DEEPEST: usize = 12;
 
@@ -108,7 +111,7 @@ fn facts(path: &[Step], asked: &[Asked], elements: &[Asked], named: &[Asked], re
     let (default, restart) = match guess::by_hand(&table, &key) {
         Some((default, restart)) => (default.to_owned(), restart),
         None if is_required => (String::new(), known.restart),
-        None => (known.default.unwrap_or_else(|| "?".to_owned()), known.restart),
+        None => (known.default.unwrap_or_else(|| UNTOLD.to_owned()), known.restart),
     };
     let (mut kinds, mut ranges) = (kinds(asked), ranges(asked));
     let inside = if elements.is_empty() { named } else { elements };

@@ -14,7 +14,8 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, drain, eject, guards, health, labels, tunnels, worker_tls,
+    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, alarm, drain, eject, guards, health, labels, tunnels,
+    worker_tls,
 };
 
 /// An upstream with the places in the file that later checks point at.
@@ -89,6 +90,7 @@ pub(crate) fn read(
         upstream = spawned(upstream, read.spawn.clone(), read.grace);
     }
     upstream.labels = labels::read(&mut section, &upstream.name);
+    upstream.alarm = alarm::read(&mut section, &upstream.labels);
     if let Some(policy) = removed {
         upstream.removed = policy;
     }

@@ -5,11 +5,11 @@ use serde::Serialize;
 
 /// Declares the kinds with their words, so that neither the list nor a word can be forgotten.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $word:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $word:literal,)+) => {
         /// What an event is about.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum EventKind {
-            $($(#[$doc])* $kind,)+
+            $($(#[doc = $doc])+ $kind,)+
         }
 
         impl EventKind {
@@ -20,6 +20,13 @@ macro_rules! kinds {
             pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$kind => $word,)+
+                }
+            }
+
+            /// Returns what the kind means, as one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$kind => concat!($($doc),+),)+
                 }
             }
         }

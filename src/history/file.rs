@@ -190,9 +190,9 @@ mod tests {
 
     fn store() -> Store {
         let mut store = Store::new(LIMIT);
-        for i in 0..100 {
+        for i in 0..100u8 {
             let key = ("app".to_owned(), "unix:/run/ä.sock".to_owned());
-            store.add(T + i, &[(key, [i as f32; 12])], &[("app".to_owned(), [1.0; 5])]);
+            store.add(T + u64::from(i), &[(key, [f32::from(i); 12])], &[("app".to_owned(), [1.0; 5])]);
         }
         store.close_all();
         store

@@ -70,15 +70,13 @@ impl Rings {
         let width = self.names.len();
         let [finest, ..] = &mut self.rings;
         finest.put(t, sample.iter().map(|number| code_of(*number)), width);
-        for index in 0..self.open.len() {
-            let (length, _) = STEPS[index + 1];
-            if let Some(open) = self.open.get(index)
-                && open.step != t / length
-            {
+        for (index, (length, _)) in STEPS.into_iter().skip(1).enumerate() {
+            let step = t / length;
+            if self.open.get(index).is_some_and(|open| open.step != step) {
                 self.close(index);
             }
             let Some(open) = self.open.get_mut(index) else { continue };
-            open.step = t / length;
+            open.step = step;
             open.sums.resize(width, Sums::default());
             open.sums.iter_mut().zip(sample).for_each(|(sums, number)| sums.add(*number));
         }

@@ -186,7 +186,7 @@ mod tests {
         let (own, shared) = (store.workers.len(), serials.iter().filter(|serial| **serial == OTHERS).count());
         assert!(own > 5 && own + shared == 30 && store.dropped == shared && store.bytes() <= MIB);
         let others = store.others().unwrap().rings.columns(0, T, 1);
-        assert_eq!(usize::try_from(others[0].values[0] as i64).unwrap(), shared);
+        assert_eq!(others[0].values[0], f32::from(u16::try_from(shared).unwrap()));
         // A worker that is gone makes room for one that lives; those that live stay.
         let known = store.workers.keys().cloned().collect::<Vec<_>>();
         let stay: Vec<_> = known.iter().skip(1).map(|key| (key.clone(), [1.0; 12])).collect();

@@ -199,10 +199,9 @@ mod tests {
 
     fn store() -> Store {
         let mut store = Store::new(32 << 20);
-        for i in 0..30 {
-            let workers =
-                ["a", "b"].map(|name| (("app".to_owned(), name.to_owned()), [f32::from(i as u8) + 0.126; 12]));
-            store.add(T + i, &workers, &[("app".to_owned(), [1.0, 0.0, 0.0, f32::NAN, 7.5])]);
+        for i in 0..30u8 {
+            let workers = ["a", "b"].map(|name| (("app".to_owned(), name.to_owned()), [f32::from(i) + 0.126; 12]));
+            store.add(T + u64::from(i), &workers, &[("app".to_owned(), [1.0, 0.0, 0.0, f32::NAN, 7.5])]);
         }
         store
     }

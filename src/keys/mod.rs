@@ -59,7 +59,7 @@ impl AddressHash {
     }
 }
 
-/// Makes [`Key`]s by SipHash-2-4-128 under a random key of this process.
+/// Makes [`Key`]s by SipHash-2-4-128 under a random key of this process, or of its fleet.
 #[derive(Clone)]
 pub struct Keys([u8; 16]);
 
@@ -69,6 +69,11 @@ impl Keys {
         let mut key = [0; 16];
         aws_lc_rs::rand::fill(&mut key)?;
         Ok(Self(key))
+    }
+
+    /// Takes the key from the secret of a fleet, so that all its stickyds name a session alike.
+    pub(crate) fn of_fleet(secret: &[u8]) -> Self {
+        Self(derive::first(&derive::derive(secret, "fleet pins", &[])))
     }
 
     /// Key of a session, from the upstream's name and the decoded sid.

@@ -96,7 +96,7 @@ fn finish(
 /// What may have the address of a socket that is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// Nothing else.
+    /// No other socket, not even an old connection.
     None,
     /// Connections in TIME_WAIT, or of a listener that is closed (SO_REUSEADDR).
     OldConnections,

@@ -1,7 +1,9 @@
 //! Series of the bus: messages among workers, what did not reach them, and what linked processes say about themselves.
 
-use prometheus::IntCounter;
+use prometheus::register_int_counter_vec_with_registry as counters;
 use prometheus::register_int_counter_with_registry as counter;
+use prometheus::register_int_gauge_with_registry as gauge;
+use prometheus::{IntCounter, IntGauge};
 
 use super::catalogue::Registrar;
 use super::families::{Families, Family, value};
@@ -14,6 +16,31 @@ pub struct BusSeries {
     pub(crate) slow: IntCounter,
     pub(crate) duplicates: IntCounter,
     pub(crate) unrecoverable: IntCounter,
+    /// Messages between machines, by what became of them.
+    pub(crate) far: FarSeries,
+}
+
+/// Counters of messages between the hubs of several machines.
+pub(crate) struct FarSeries {
+    pub(crate) sent: IntCounter,
+    pub(crate) received: IntCounter,
+    pub(crate) dropped: IntCounter,
+    pub(crate) too_long: IntCounter,
+    pub(crate) unreadable: IntCounter,
+    /// Members of other machines.
+    pub(crate) members: IntGauge,
+}
+
+impl FarSeries {
+    fn new(r: &Registrar) -> prometheus::Result<Self> {
+        let help = "Messages between the hubs of several machines, by result.";
+        let all = counters!("stickyd_bus_fleet_messages_total", help, &["result"], r)?;
+        let [sent, received, dropped, too_long, unreadable] =
+            ["sent", "received", "dropped", "too_long", "unreadable"].map(|one| all.with_label_values(&[one]));
+        let help = "Socket.IO servers on other machines that the bus reaches over the fleet.";
+        let members = gauge!("stickyd_bus_fleet_workers", help, r)?;
+        Ok(Self { sent, received, dropped, too_long, unreadable, members })
+    }
 }
 
 impl BusSeries {
@@ -31,6 +58,7 @@ impl BusSeries {
                 "Warnings that several workers send the same messages.", r)?,
             unrecoverable: counter!("stickyd_bus_recovery_dropped_total",
                 "Messages and sessions that were dropped early because a group holds 64 MB of them.", r)?,
+            far: FarSeries::new(r)?,
         })
     }
 }

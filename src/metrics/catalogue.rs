@@ -117,6 +117,7 @@ fn example(metrics: &Metrics) -> Vec<prometheus::proto::MetricFamily> {
         bus: Some(BusSample { lag_ms: 0.0, lag_p99_ms: 0.0, heap_used: 0, heap_total: 0, clients: 0 }),
     });
     metrics.spawn.show(&mut live);
+    live.events(&metrics.events);
     metrics.show(&mut live);
     live.into_all().collect()
 }

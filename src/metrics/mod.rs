@@ -9,6 +9,7 @@ mod bus;
 pub(crate) mod catalogue;
 mod events;
 pub(crate) mod families;
+mod fleet;
 pub(crate) mod labels;
 mod limits;
 pub(crate) mod liveness;
@@ -37,6 +38,7 @@ use catalogue::Registrar;
 use families::{Families, Family, value};
 
 pub(crate) use bus::{BusSample, BusSeries};
+pub(crate) use fleet::FleetSeries;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use responses::AnsweredBy;
@@ -54,12 +56,16 @@ pub struct Metrics {
     pub limits: LimitSeries,
     /// Series of the bus.
     pub bus: BusSeries,
+    /// Series of the fleet.
+    pub(crate) fleet: Arc<FleetSeries>,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
     pub(crate) rules: rules::RuleMetrics,
     /// Series of the workers that stickyd starts itself.
     pub spawn: spawn::SpawnSeries,
+    /// Notifications by receiver and result.
+    pub(crate) notifications: IntCounterVec,
     pub(crate) shared_addresses: IntGaugeVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
@@ -153,6 +159,10 @@ impl Metrics {
         let build = gauges!("stickyd_build_info", "Always 1; the label holds the version.", &["version"], r)?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let all = Self {
+            notifications: counters!("stickyd_notifications_total",
+                "Notifications by receiver and result: sent, retried (an attempt failed and is repeated), refused by the \
+                 receiver, expired (not delivered within an hour), dropped (the queue was full), limited (per_hour).",
+                &["to", "result"], r)?,
             events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
@@ -243,6 +253,7 @@ impl Metrics {
             certificates: Mutex::default(),
             limits: LimitSeries::new(&r)?,
             bus: BusSeries::new(&r)?,
+            fleet: FleetSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             spawn: spawn::SpawnSeries::register(&r)?,

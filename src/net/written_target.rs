@@ -2,9 +2,9 @@
 //! bytes above ASCII that are not UTF-8. Browsers, scripts and old forms send them, and nginx and HAProxy pass them on.
 //!
 //! The crate http rejects some of them. A request line or a `:path` that has any is therefore shown to hyper or h2 in
-//! percent-encoded form, which is what routes, guards, rules and logs see; the worker gets the target as the client wrote it. Both name
-//! the same resource, and [`WrittenTarget::is_of`] checks that they do. Control characters and spaces are not touched:
-//! hyper rejects them.
+//! percent-encoded form, which is what routes, guards, rules and logs see; the worker gets the target as the client
+//! wrote it. Both name the same resource, and [`WrittenTarget::is_of`] checks that they do. Control characters and
+//! spaces are not touched: hyper rejects them.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -25,7 +25,7 @@ pub(crate) struct EncodedLine {
 
 /// A target in percent-encoded form, and as it was.
 pub(crate) struct EncodedTarget {
-    /// The encoded form.
+    /// The target in percent-encoded form.
     pub(crate) encoded: String,
     /// The target as it was, if it is a path.
     pub(crate) written: Option<WrittenTarget>,

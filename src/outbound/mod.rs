@@ -33,6 +33,7 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use crate::config::Authorities;
 pub(crate) use fault::OutboundFault;
 use names::Names;
+pub(crate) use names::addresses;
 use retry::RetryPolicy;
 
 /// A request with a body in memory, which can be sent again.

@@ -19,7 +19,7 @@ use crate::config;
 /// with threads.
 const LOOKUPS: usize = 4;
 
-/// The system's resolver.
+/// The system's resolver, with a bound.
 #[derive(Clone)]
 pub(super) struct Names(Arc<Semaphore>);
 
@@ -32,7 +32,7 @@ impl Default for Names {
 /// Why a name has no address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NameError(pub(super) String);
+pub(crate) struct NameError(pub(super) String);
 
 impl Service<Name> for Names {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -46,6 +46,12 @@ impl Service<Name> for Names {
     fn call(&mut self, name: Name) -> Self::Future {
         Box::pin(look_up(self.0.clone(), name.as_str().to_owned()))
     }
+}
+
+/// Every address of a name, with a port.
+pub(crate) async fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
+    let found = look_up(Names::default().0, name.to_owned()).await?;
+    Ok(found.map(|address| SocketAddr::new(address.ip(), port)).collect())
 }
 
 async fn look_up(room: Arc<Semaphore>, name: String) -> Result<std::vec::IntoIter<SocketAddr>, NameError> {

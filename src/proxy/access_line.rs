@@ -4,15 +4,18 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri, Version};
 
+use super::access_format::{self, AccessFields};
 use super::headers::{self, REQUEST_ID};
 use crate::listener::conn::Conn;
 use crate::metrics::SourceLabel;
+use crate::random;
 use crate::sockets::socket_id::printable;
+use crate::telemetry::access_file::AccessSink;
 use crate::upstream::worker::Worker;
 
 /// Longest text of a field that a client sent, in bytes.
@@ -47,6 +50,7 @@ pub(super) struct AccessLine {
     pub(super) first_byte: Option<Duration>,
     /// Reason that stickyd itself answered, if it did.
     pub(super) reason: Option<&'static str>,
+    sink: Arc<AccessSink>,
 }
 
 /// What is known about a request once it is over.
@@ -58,11 +62,13 @@ pub(super) struct Outcome<'a> {
     pub(super) took: Duration,
     /// Whether the worker's answer broke off.
     pub(super) cut: bool,
+    /// Whether the request is a poll of a session.
+    pub(super) poll: bool,
 }
 
 impl AccessLine {
-    /// Notes what the head of a request says.
-    pub(super) fn begin<B>(conn: &Conn, request: &Request<B>) -> Box<Self> {
+    /// Notes what the head of a request says; its line goes to `sink`.
+    pub(super) fn begin<B>(conn: &Conn, request: &Request<B>, sink: Arc<AccessSink>) -> Box<Self> {
         let field = |name: HeaderName| request.headers().get(name).cloned();
         let authority = request.uri().authority().map(|host| HeaderValue::from_str(host.as_str()));
         Box::new(Self {
@@ -81,6 +87,7 @@ impl AccessLine {
             attempts: 0,
             first_byte: None,
             reason: None,
+            sink,
         })
     }
 
@@ -89,8 +96,55 @@ impl AccessLine {
         self.request_id = headers.get(REQUEST_ID).cloned();
     }
 
-    /// Writes the line. Fields are only added at its end, because people parse it.
+    /// Writes the line, unless it is left out.
     pub(super) fn write(&self, over: &Outcome<'_>) {
+        if self.is_left_out(over) {
+            return;
+        }
+        match self.sink.is_of_log() {
+            true => self.log(over),
+            false => self.sink.write(access_format::line(self.sink.format, &self.fields(over)).as_bytes()),
+        }
+    }
+
+    /// Whether the line is left out: a poll, or one that the sample does not have. Failures never are.
+    fn is_left_out(&self, over: &Outcome<'_>) -> bool {
+        let sink = &self.sink;
+        let sampled = || sink.sample >= 100 || u32::from(u16::from_le_bytes(random::bytes())) % 100 < sink.sample;
+        over.status < 400 && ((over.poll && sink.skips_polls) || !sampled())
+    }
+
+    fn fields<'a>(&'a self, over: &'a Outcome<'_>) -> AccessFields<'a> {
+        AccessFields {
+            at: SystemTime::now(),
+            client: self.client.to_string(),
+            http: if self.version == Version::HTTP_2 { 2 } else { 1 },
+            method: self.method.as_str(),
+            path: path_shown(self.uri.path()),
+            status: over.status,
+            bytes_up: over.bytes_up,
+            bytes_down: over.bytes_down,
+            ms: milliseconds(over.took),
+            us: u64::try_from(over.took.as_micros()).unwrap_or(u64::MAX),
+            ttfb_ms: self.first_byte.map(milliseconds),
+            upstream: over.upstream.unwrap_or(NOTHING),
+            worker: self.worker.as_ref().map_or(NOTHING, |worker| &worker.name),
+            why: self.why.map_or(NOTHING, SourceLabel::word),
+            cut: over.cut,
+            request_id: field(self.request_id.as_ref()),
+            host: field(self.host.as_ref()),
+            protocol: protocol(self.version),
+            tls: self.secure,
+            user_agent: field(self.agent.as_ref()),
+            referer: self.referer(),
+            attempts: self.attempts,
+            reason: self.reason.unwrap_or(NOTHING),
+            trace_id: self.trace.as_ref().and_then(|trace| trace_id(trace.as_bytes())).unwrap_or(NOTHING),
+        }
+    }
+
+    /// Writes the line as one of the log. Fields are only added at its end, because people parse it.
+    fn log(&self, over: &Outcome<'_>) {
         tracing::info!(target: "access",
             client = %self.client,
             http = if self.version == Version::HTTP_2 { 2 } else { 1 },

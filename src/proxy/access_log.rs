@@ -55,7 +55,8 @@ impl Record {
     /// Starts the record when the head of a request has arrived.
     pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
-        let line = conn.thread.shared.snapshot.load().rules.access_log.then(|| AccessLine::begin(conn, request));
+        let sink = conn.thread.shared.snapshot.load().rules.access_log.clone();
+        let line = sink.map(|sink| AccessLine::begin(conn, request, sink));
         Box::new(Self {
             conn: conn.clone(),
             started: Instant::now(),
@@ -214,6 +215,7 @@ impl Record {
             bytes_down: self.bytes_down,
             took: self.started.elapsed(),
             cut: self.cut,
+            poll: self.poll,
         });
     }
 }

@@ -11,6 +11,7 @@
 //! others refused, it is the owner by elimination; if two are left, the request waits for them. Only discoveries that
 //! find no owner consume budget.
 
+mod fleet_hint;
 mod owner_search;
 mod probe;
 mod tokens;
@@ -32,6 +33,7 @@ use crate::clock;
 use crate::keys::Key;
 use crate::locks::lock;
 use crate::metrics::{Discovery, SourceLabel};
+use fleet_hint::FleetHint;
 use owner_search::OwnerSearch;
 pub(crate) use probe::path::{is_session_path, session_path};
 use tokens::DiscoveryTokens;
@@ -54,8 +56,19 @@ pub(crate) async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, re
         series.refusals_own.inc();
         return respond::refused(job);
     }
+    let joined = Joined::new(&shared.discoveries, key);
+    let hint = match fleet_hint::ask(job, key, &joined.search).await {
+        FleetHint::Ended if !preflight => return respond::ended(job),
+        FleetHint::Gone if !preflight => {
+            series.refusals_own.inc();
+            return respond::refused(job);
+        }
+        FleetHint::Worker(worker) => Some(worker),
+        FleetHint::None | FleetHint::Ended | FleetHint::Gone => None,
+    };
     let mut tokens = DiscoveryTokens::none(job);
-    if !tokens.take(job, 1).await {
+    // What the fleet knows costs no search.
+    if hint.is_none() && !tokens.take(job, 1).await {
         series.discovered(Discovery::OverBudget);
         return over_budget();
     }
@@ -64,8 +77,8 @@ pub(crate) async fn find(job: &Job, key: Key, mut request: Request<Outgoing>, re
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
     let copies = Copies::of(job, request);
-    let joined = Joined::new(&shared.discoveries, key);
-    let (result, response) = OwnerSearch::new(job, key, &joined.search, copies, tokens).run(record).await;
+    let search = OwnerSearch::new(job, key, &joined.search, copies, tokens);
+    let (result, response) = search.run(hint, record).await;
     series.discovered(result);
     response
 }
@@ -80,6 +93,12 @@ fn over_budget() -> Response<Reply> {
 /// has no side effects, and within the budget. Otherwise, and if no worker claims the session within a second (the
 /// limit for all probes), `choice` is returned unchanged.
 pub(crate) async fn claimed(job: &Job, request: &Request<Outgoing>, choice: Choice) -> Choice {
+    if let RequestKind::Session { key, .. } = job.ask.kind
+        && let Some(worker) = fleet_hint::owner(job, key).await
+    {
+        let seat = Some(worker.session());
+        return Choice { worker, why: SourceLabel::Discovered, seat, ..choice };
+    }
     let members = job.upstream.members.iter().map(|member| &member.worker);
     let others: Vec<_> =
         members.filter(|worker| worker.serves() && worker.serial != choice.worker.serial).cloned().collect();

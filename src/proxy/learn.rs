@@ -198,6 +198,9 @@ async fn first<'l>(
         }
         if let Some(born) = find(job, live, learn, parts, ahead).await? {
             pin(job, choice, live, &born);
+            if live.rule.refusal.is_empty() {
+                tell_fleet(job, choice, live, &born).await;
+            }
             return Ok(true);
         }
     }
@@ -264,6 +267,15 @@ async fn json(place: &AnswerPlace, parts: &Parts, ahead: &mut Ahead<'_>) -> Resu
         seen => seen,
     };
     ahead.until(look).await
+}
+
+/// Waits until the fleet knows a session that no stickyd can find by asking workers.
+async fn tell_fleet(job: &Job, choice: &Choice, live: &LiveRule, born: &Born) {
+    let sessions = &job.conn.thread.shared.sessions;
+    if let Some(fleet) = sessions.fleet() {
+        let key = live.key(&sessions.keys, &job.upstream.config.name, &born.id);
+        Box::pin(fleet.learned_surely(key, choice.worker.id.0, born.ttl.time())).await;
+    }
 }
 
 /// Pins a new session, and keeps the pin open for the duration of the response.

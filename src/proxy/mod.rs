@@ -1,6 +1,7 @@
 //! The life of one request: read its head, find its upstream, choose its worker, forward it, and answer.
 
 mod access;
+mod access_format;
 mod access_line;
 pub(crate) mod access_log;
 mod admission;

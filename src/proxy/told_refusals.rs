@@ -180,8 +180,8 @@ impl ToldSession {
         post_taken(self.reason, origin)
     }
 
-    /// Waits for the session's CONNECT packets, and refuses them; without any, the namespace `/` is refused. The session
-    /// ends once no further namespace comes.
+    /// Waits for the session's CONNECT packets, and refuses them; without any, the namespace `/` is refused. The
+    /// session ends once no further namespace comes.
     async fn tell(&self, conn: &Conn, origin: Option<&HeaderValue>) -> Response<Reply> {
         let told = &conn.thread.shared.admissions.told;
         let full = || respond::problem(respond::Problem::Full("too many clients are being refused"));

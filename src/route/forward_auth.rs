@@ -3,8 +3,8 @@
 //! The question is a plain GET: with the fields of the client that the configuration names, and with `X-Forwarded-*`
 //! for what the client asked of stickyd; never with fields of an upgrade, which would make the service take it for one.
 //! A status of 2xx lets the request pass. 401 and 403 refuse it, and so does a redirect, which leads people to a login
-//! page and clients of WebSockets nowhere. Any other answer, and none, is no verdict: the request is refused for the
-//! moment (fail closed). Left out: sending the question (`proxy::access`).
+//! page and clients of WebSockets nowhere. Any other answer, or none, leaves the request without a verdict: it is
+//! refused for the moment (fail closed). Left out: sending the question (`proxy::access`).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) enum ServiceVerdict {
 /// The request that is asked about.
 pub(crate) struct AskedRequest<'a> {
     pub(crate) method: &'a Method,
-    /// Its path and query.
+    /// Path and query that the client wrote.
     pub(crate) target: &'a str,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) client: Client,

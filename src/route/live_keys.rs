@@ -59,7 +59,7 @@ pub(crate) enum Refused {
 pub(crate) struct Now {
     /// Time of the monotonic clock.
     pub(crate) ms: Millis,
-    /// Seconds since 1970.
+    /// The second since 1970.
     pub(crate) unix_s: u64,
 }
 

@@ -2,25 +2,30 @@
 //! off.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{BoundBus, BusMembers, environment};
+use super::far_bus;
+use crate::bus::{BoundBus, environment};
 use crate::config::{AdminAddress, Config};
 use crate::events::tell;
+use crate::state::Shared;
 
 /// Starts the hub on a thread of its own. A failure is logged and ends nothing: workers then deliver messages to their
 /// own clients only, as they do without stickyd.
-pub(crate) fn start(config: &Config, members: &Arc<BusMembers>, stop: CancellationToken) -> Option<JoinHandle<()>> {
+/// In a fleet, the hub also reaches those of other machines.
+pub(crate) fn start(config: &Config, shared: &Shared, stop: CancellationToken) -> Option<JoinHandle<()>> {
+    let members = &shared.bus;
     if !config.upstreams.iter().any(|upstream| upstream.bus) {
         return None;
     }
     let socket = socket(config)?;
+    let way = shared.sessions.fleet().filter(|fleet| fleet.settings().bus).map(|fleet| far_bus::way(fleet.clone()));
     // Workers that stickyd starts get the preload from their spawner; this one is for all others.
     let preload = config.state_dir.as_deref().map_or(Ok(()), |dir| environment::write_preload(dir).map(drop));
-    let started = preload.and_then(|()| BoundBus::bind(&socket)).and_then(|bound| bound.start(members.clone(), stop));
+    let started =
+        preload.and_then(|()| BoundBus::bind(&socket)).and_then(|bound| bound.start(members.clone(), way, stop));
     started
         .inspect(|_| members.serves(socket.clone()))
         .inspect_err(|error| {

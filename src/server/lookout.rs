@@ -37,6 +37,7 @@ struct UpstreamSeen {
     was_ready: bool,
     lost: Burst,
     queue: Burst,
+    unlisted: Burst,
 }
 
 /// Something that is counted, and told at most once per [`EVERY_MS`]. The code is pure: time is an argument.
@@ -159,9 +160,14 @@ impl UpstreamSeen {
             events.tell(Event::new(EventKind::SessionsLost, Severity::Warning, text).upstream(name));
         }
         let full = upstream.members.iter().map(|member| member.worker.series.queue_full.get()).sum();
-        if let Some(times) = self.queue.note(full, now) {
-            let text = format!("the limit `queue` was reached{}", times_of(times));
-            events.tell(Event::new(EventKind::LimitReached, Severity::Warning, text).upstream(name));
+        let sockets = upstream.members.first().map(|member| &member.worker.series.sockets);
+        let unlisted = sockets.map_or(0, |sockets| sockets.unlisted.get());
+        let bounds = [("queue", full, &mut self.queue), ("sockets", unlisted, &mut self.unlisted)];
+        for (limit, count, burst) in bounds {
+            if let Some(times) = burst.note(count, now) {
+                let text = format!("the limit `{limit}` was reached{}", times_of(times));
+                events.tell(Event::new(EventKind::LimitReached, Severity::Warning, text).upstream(name));
+            }
         }
     }
 }

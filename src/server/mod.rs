@@ -7,6 +7,8 @@
 mod bus;
 mod data_thread;
 mod dns;
+mod far_bus;
+mod fleet;
 mod guards;
 mod health_checks;
 mod lookout;
@@ -32,13 +34,14 @@ use crate::drain;
 use crate::events::{Event, EventFilter, EventKind, Events, Severity};
 use crate::keys::Keys;
 use crate::listener::{self, ListenerSetError, Part};
+use crate::notify::{NotifyHandle, NotifyOrder, NotifySettings};
 use crate::reload::{self, Reloader, Running};
 use crate::spawn::{self, SpawnHandle, SpawnOrder, SpawnSettings, SpawnStop};
 use crate::state::Shared;
 use crate::systemd::{Notify, Parent};
 use crate::thread::Pulse;
 use crate::tunnel::liveness;
-use crate::{admin, outbound, secret};
+use crate::{admin, notify, outbound, secret};
 pub(crate) use start_error::StartError;
 pub use stop::{Stop, StopOutcome};
 
@@ -59,6 +62,7 @@ pub struct Server {
     threads: Vec<JoinHandle<StopOutcome>>,
     control: JoinHandle<()>,
     bus: Option<JoinHandle<()>>,
+    fleet: Option<JoinHandle<()>>,
     reload: reload::ReloadSender,
     spawned: SpawnHandle,
 }
@@ -73,7 +77,11 @@ impl Server {
         outbound::install_provider();
         let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
             .map_err(StartError::Secret)?;
-        let shared = Shared::new(&config, secret, Keys::random().map_err(|_| StartError::Random)?);
+        let keys = match &config.fleet {
+            Some(_) => Keys::of_fleet(&secret),
+            None => Keys::random().map_err(|_| StartError::Random)?,
+        };
+        let shared = Shared::new(&config, secret, keys);
         // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);
         let mut listeners = listener::ListenerSet::new(parent.sockets, config.threads);
@@ -100,7 +108,9 @@ impl Server {
         listeners.show(&shared.metrics);
         let addresses = listeners.addresses();
         shared.config.begin(sources.as_ref().map(|sources| sources.file().to_owned()), addresses.clone());
-        let bus = bus::start(&config, &shared.bus, stop.control.clone());
+        let bus = bus::start(&config, &shared, stop.control.clone());
+        let fleet = fleet::start(&shared, stop.control.clone());
+        let fleet = fleet.inspect_err(|_| stop.abandon()).map_err(StartError::Thread)?;
         let (reload, asks) = mpsc::channel(1);
         let (spawned, orders) = SpawnHandle::new();
         let control = {
@@ -108,19 +118,27 @@ impl Server {
             let AdminListener { token: write, read_token: read, emit_token: emit, hosts, .. } = config.admin.clone();
             let tokens = admin::AdminTokens { write, read, emit };
             let stopping = stop.gently.clone();
-            let settings =
-                admin::AdminSettings { tokens, hosts, reload: reload.clone(), stopping, spawned: spawned.clone() };
+            let (notify, notify_orders) = NotifyHandle::new();
+            let settings = admin::AdminSettings {
+                tokens,
+                hosts,
+                reload: reload.clone(),
+                stopping,
+                spawned: spawned.clone(),
+                notify,
+            };
             let spawn = SpawnSettings { spawner: config.spawner.clone(), json: config.log.format == LogFormat::Json };
             let thread = std::thread::Builder::new().name("control".to_owned());
             let reload = ReloadParts { running: Running { config, sources, listeners, mailboxes }, asks };
             let tell = Tell { notify: parent.notify, pulses };
-            let run = move || control_thread(shared, admin, settings, reload, tell, (spawn, orders), stop);
+            let run =
+                move || control_thread(shared, admin, settings, reload, tell, (spawn, orders, notify_orders), stop);
             thread.spawn(run).inspect_err(|_| all.abandon()).map_err(StartError::Thread)?
         };
         let text = format!("stickyd {} has started", env!("CARGO_PKG_VERSION"));
         shared.events.tell(Event::new(EventKind::Started, Severity::Info, text));
         let first = admins.first().cloned().unwrap_or(AdminAddress::None);
-        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, reload, spawned })
+        Ok(Self { shared, addresses, admin: first, admins, stop, threads, control, bus, fleet, reload, spawned })
     }
 
     /// Returns the channel that requests a reload of the file.
@@ -153,6 +171,7 @@ impl Server {
         ended.panicked |= self.control.join().is_err();
         self.shared.history.save();
         ended.panicked |= self.bus.is_some_and(|bus| bus.join().is_err());
+        ended.panicked |= self.fleet.is_some_and(|fleet| fleet.join().is_err());
         ended
     }
 }
@@ -217,7 +236,7 @@ fn control_thread(
     settings: admin::AdminSettings,
     reload: ReloadParts,
     tell: Tell,
-    (spawn, orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>),
+    (spawn, orders, notify_orders): (SpawnSettings, mpsc::Receiver<SpawnOrder>, mpsc::Receiver<NotifyOrder>),
     all: Stop,
 ) {
     let (stop, gently) = (all.control.clone(), all.gently.clone());
@@ -229,9 +248,9 @@ fn control_thread(
     };
     runtime.block_on(async {
         let tasks = TaskTracker::new();
-        let Tell { notify, pulses } = tell;
+        let Tell { notify: notify_service, pulses } = tell;
         let introduces = reload.running.config.introduces;
-        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify.clone());
+        let reloader = Reloader::new(shared.clone(), reload.running, stop.clone(), notify_service.clone());
         tasks.spawn_local(reloader.run(reload.asks));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(drain::polling::keep(shared.clone())));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(liveness::keep(shared.clone())));
@@ -239,9 +258,11 @@ fn control_thread(
         tasks.spawn_local(guards::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(dns::keep(shared.clone(), tasks.clone(), stop.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
+        let told = NotifySettings { spawned: settings.spawned.clone(), orders: notify_orders };
+        let told = tasks.spawn_local(notify::keep(shared.clone(), told, gently.clone()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
-        let (tell, events) = (notify.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
+        let (tell, events) = (notify_service.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(tell));
         let spawned = tasks.spawn_local(spawn::keep(shared.clone(), spawn, orders, spawn_stop));
         tasks.spawn_local(admin::serve(admin, shared, settings, tasks.clone(), stop.clone()));
@@ -250,6 +271,8 @@ fn control_thread(
         tasks.close();
         // Tasks left here are answering operators; they get one second to finish.
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+        // Messages that wait are sent, within a time of their own that began with the stop.
+        let _ = told.await;
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });

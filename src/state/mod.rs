@@ -27,6 +27,7 @@ use crate::config::jwt::KeySource;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
 use crate::events::Events;
+use crate::fleet::Fleet;
 use crate::history::History;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -34,6 +35,7 @@ use crate::processes::Processes;
 use crate::route::Guarded;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys::LiveKeys;
+use crate::telemetry::access_file::AccessSink;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -95,10 +97,12 @@ pub struct Snapshot {
 pub struct GlobalRules {
     /// Routes, tried in this order.
     pub routes: Vec<Guarded>,
+    /// Notifications: receivers, and when they are told.
+    pub notify: Arc<config::NotifyRules>,
     /// Fields that tell workers the claims of tokens, on any route: no client may send them.
     pub(crate) claim_fields: Vec<HeaderName>,
-    /// Whether one log line is written per request.
-    pub access_log: bool,
+    /// The access log; `None`: it is off.
+    pub(crate) access_log: Option<Arc<AccessSink>>,
     /// Addresses of the listeners and of the admin listener; a worker must never have one of them.
     pub listeners: Vec<SocketAddr>,
 }
@@ -129,7 +133,13 @@ impl GlobalRules {
         claim_fields.extend(copied.flat_map(|forward| forward.copy.iter().cloned()));
         claim_fields.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         claim_fields.dedup();
-        Arc::new(Self { routes, claim_fields, access_log: config.log.access, listeners })
+        Arc::new(Self {
+            routes,
+            notify: config.notify.clone(),
+            claim_fields,
+            access_log: AccessSink::follow(&config.log, before.and_then(|before| before.access_log.as_ref())),
+            listeners,
+        })
     }
 }
 
@@ -152,12 +162,19 @@ impl Shared {
     pub fn new(config: &Config, secret: Vec<u8>, keys: Keys) -> Arc<Self> {
         let metrics = Arc::new(Metrics::new());
         let snapshot = Snapshot::build(config.upstreams.iter(), GlobalRules::of(config, None), &secret, &metrics, None);
+        let sessions = Sessions::new(&config.limits, keys.clone(), metrics.clone());
+        if let Some(settings) = &config.fleet {
+            match Fleet::new(settings, &secret, metrics.fleet.clone()) {
+                Ok(fleet) => sessions.join(Arc::new(fleet)),
+                Err(_) => tracing::error!("cannot derive the keys of the fleet: this stickyd stays alone"),
+            }
+        }
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),
-            caps: ClientLimits::new(&config.limits, descriptors::limit(), keys.clone(), metrics.clone()),
-            sessions: Sessions::new(&config.limits, keys, metrics.clone()),
+            caps: ClientLimits::new(&config.limits, descriptors::limit(), keys, metrics.clone()),
+            sessions,
             bus: BusMembers::new(metrics.clone()),
             history: History::open(config.history.memory, config.state_dir.as_deref(), &metrics.events),
             processes: Arc::default(),

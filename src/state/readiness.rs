@@ -1,6 +1,6 @@
 //! Whether stickyd serves: the answer to a balancer, a kubelet or a container runtime that checks it. The admin
-//! listener and the listeners for traffic give the same one. And whether the application of a route can be reached, which
-//! its own pages ask.
+//! listener and the listeners for traffic give the same one. And whether the application of a route can be reached,
+//! which its own pages ask.
 
 use super::Shared;
 use crate::clock;

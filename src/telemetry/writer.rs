@@ -75,13 +75,30 @@ pub(crate) fn start() -> io::Result<LineQueue> {
     Ok(QUEUE.get_or_init(|| queue).clone())
 }
 
+/// Starts a thread that writes to something else; lines that are lost count with those of the log.
+///
+/// # Errors
+/// The operating system refused a thread.
+pub(super) fn start_for(name: &str, out: impl Write + Send + 'static) -> io::Result<LineQueue> {
+    let (queue, items) = queue(&COUNTS);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || write(&items, &COUNTS, out))?;
+    Ok(queue)
+}
+
+/// Writes a line that has a form of its own to the log. Before the log has started there is nowhere to write.
+pub(super) fn push(line: &[u8]) {
+    if let Some(queue) = QUEUE.get() {
+        queue.push(line);
+    }
+}
+
 fn queue(counts: &'static QueueCounts) -> (LineQueue, Receiver<LogItem>) {
     let (sender, items) = sync_channel(LINES);
     (LineQueue { sender, counts }, items)
 }
 
 impl LineQueue {
-    fn push(&self, line: &[u8]) {
+    pub(super) fn push(&self, line: &[u8]) {
         let QueueCounts { bytes, dropped } = self.counts;
         if bytes.fetch_add(line.len(), Relaxed).saturating_add(line.len()) > BYTES {
             bytes.fetch_sub(line.len(), Relaxed);

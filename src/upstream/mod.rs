@@ -108,7 +108,11 @@ impl Member {
         let mut known = before.iter().flat_map(|before| &before.members).map(|member| &member.worker);
         let known = known.find(|worker| worker.address == new.address && worker.name == new.name).cloned();
         let worker = known.unwrap_or_else(|| {
-            let id = worker_id(secret, &upstream.name, &new.name);
+            let id = match &upstream.machine {
+                // Each machine of a fleet has workers of its own under such a name.
+                Some(machine) => worker_id(secret, &upstream.name, &format!("{machine}/{}", new.name)),
+                None => worker_id(secret, &upstream.name, &new.name),
+            };
             let series = metrics.worker(&upstream.name, &new.name);
             Worker::new(&upstream.name, new.address.clone(), new.name.clone(), id, series)
         });

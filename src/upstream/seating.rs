@@ -3,8 +3,8 @@
 //! The seats of all workers are kept in a [`SeatTable`] under the lock that seats one session after the other. A worker
 //! whose load or state changes puts itself on a list ([`MovedWorkers`]), once until the next placement, and the next
 //! placement reads these workers anew. What changes by time alone (the end of an ejection or of slow requests, the
-//! growth after a return, the sessions of the last 10 s) is read for all workers once per second. The chosen worker is
-//! asked again whether it takes the session.
+//! growth after a return, the sessions of the last 10 s) is read for all workers by one placement per second, whatever
+//! their number is (`tests`). The chosen worker is asked again whether it takes the session.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,6 +74,9 @@ pub(crate) struct Seating {
     at_worst: Option<SeatTable>,
     /// An empty list, kept for its room.
     moved: Vec<MovedWorker>,
+    /// Number of times that the seats of all workers were read.
+    #[cfg(test)]
+    whole_reads: u32,
 }
 
 /// Returns a number that no other live upstream of this process has.
@@ -189,6 +192,10 @@ impl Upstream {
             seating.number = self.number;
         }
         seating.second = Some(now_s);
+        #[cfg(test)]
+        {
+            seating.whole_reads += 1;
+        }
         seating.best = self.most_eased_in();
         seating.seats = self.read_seats(seating.best, now_s, Worker::takes_new_and_stays);
         seating.at_worst = None;

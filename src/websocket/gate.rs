@@ -27,7 +27,7 @@ pub trait Keeper {
 enum Message {
     /// No message has begun.
     None,
-    /// The message passes.
+    /// The message passes as it comes.
     Passing,
     /// It is not known yet whether the message passes.
     Held,

@@ -89,8 +89,11 @@ fn typed(template: &str, status: u16, value: &Value) {
         paths::EVENTS => same::<api::EventsAnswer>(value),
         paths::HISTORY => same::<api::HistoryAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
+        paths::FLEET => same::<api::FleetAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
         paths::LOGS => same::<api::LogsAnswer>(value),
+        paths::NOTIFY => same::<api::notify::NotifyAnswer>(value),
+        paths::NOTIFY_TEST => same::<api::notify::NotifyTestAnswer>(value),
         paths::PINS => same::<api::PinAnswer>(value),
         paths::RELOAD => same::<api::ReloadAnswer>(value),
         paths::SOCKETS => same::<api::SocketsAnswer>(value),
@@ -127,7 +130,8 @@ fn every_answer_is_as_the_document_says() {
     let both =
         config_of_named(&[("one", &one), ("two", &two)], "debug_header = true\nlabels = { app = \"query:app\" }");
     let all = both.replace("}]\n", &format!("}}, {{ address = \"{unused}\", name = \"absent\" }}]\n"));
-    let binary = Binary::with(&all);
+    let told = "[notify]\n[[notify.to]]\nslack = { url = \"http://127.0.0.1:1/\" }\n";
+    let binary = Binary::with(&format!("{all}\n{told}"));
     let mut api = Checked { binary: &binary, document: document(), seen: BTreeSet::new() };
     assert_eq!(api.get("/api/v1/openapi.json").1, api.document);
     api.get("/metrics");
@@ -179,6 +183,14 @@ fn every_answer_is_as_the_document_says() {
         assert_eq!(api.get(&format!("/api/v1/explain{wrong}")).0, 422, "{wrong}");
     }
     assert_eq!(api.get("/api/v1/explain?upstream=none").0, 404);
+
+    // Notifications: the receiver does not exist.
+    let notify = "/api/v1/notify/test";
+    assert_eq!(api.get("/api/v1/notify").1["receivers"][0]["name"], "slack");
+    let sent = api.ask("post", notify, notify, "").1;
+    assert!(sent["results"][0]["error"].as_str().unwrap().starts_with("cannot connect"), "{sent}");
+    assert_eq!(api.ask("post", notify, notify, "{\"to\": \"none\"}").0, 404);
+    assert_eq!(api.ask("post", notify, notify, "{\"too\": \"none\"}").0, 422);
 
     // The state of stickyd itself.
     let status = api.get("/api/v1/status").1;
@@ -243,6 +255,9 @@ fn every_answer_is_as_the_document_says() {
         stats["upstreams"][0]["labels"],
         json!({"app": {"values": [{"value": "x y", "sockets": 1}], "others": 0}})
     );
+
+    // The fleet; a whole answer is checked in `tests/fleet/members.rs`.
+    assert_eq!(api.get("/api/v1/fleet").0, 404);
 
     // The log level.
     assert_eq!(api.get("/api/v1/log").1, json!({"level": "info", "from": "environment", "file": "info"}));
@@ -319,8 +334,10 @@ fn every_answer_is_as_the_document_says() {
     // Broadcasts are checked against the document in `tests/broadcast.rs`, the live stream in `live.rs`.
     let elsewhere = ["post /api/v1/broadcast ", "get /api/v1/live "];
     let here = described.filter(|answer| !elsewhere.iter().any(|other| answer.starts_with(other)));
+    let here = here.filter(|answer| answer != "get /api/v1/fleet 200");
     let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
-    assert_eq!(unseen, ["post /api/v1/reload 503"], "only while stickyd stops");
+    let stopping = ["get /api/v1/notify 503", "post /api/v1/notify/test 503", "post /api/v1/reload 503"];
+    assert_eq!(unseen, stopping, "only while stickyd stops");
 }
 
 #[test]

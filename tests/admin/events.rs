@@ -82,17 +82,15 @@ fn what_happens_to_workers_is_told() {
     reload(&binary, &config_of_named(&[("one", &one)], fast));
     assert_eq!(told(&binary, "worker_removed")["worker"], "two");
     told(&binary, "config_reloaded");
-    let restart =
-        config_of_named(&[("one", &one), ("three", &one)], fast).replace("state_dir", "threads = 1\nstate_dir");
+    let restart = config_of_named(&[("one", &one), ("three", &one)], fast);
     write(&binary, &restart.replace("\"three\"", "\"three\", weight = 2"));
     assert_eq!(post(&binary, "/api/v1/reload", "").0, 422, "two workers have one address");
     assert!(told(&binary, "config_refused")["text"].as_str().unwrap().contains("not reloaded"));
     let four = many_sessions("four");
-    let restart =
-        config_of_named(&[("one", &one), ("four", &four)], fast).replace("state_dir", "threads = 1\nstate_dir");
+    let restart = config_of_named(&[("one", &one), ("four", &four)], &format!("{fast}\n[history]\nmemory = \"64MiB\""));
     write(&binary, &restart);
     assert_eq!(post(&binary, "/api/v1/reload", "").0, 200);
-    assert!(told(&binary, "config_needs_restart")["text"].as_str().unwrap().contains("threads"));
+    assert!(told(&binary, "config_needs_restart")["text"].as_str().unwrap().contains("[history] memory"));
     assert_eq!(told(&binary, "worker_added")["worker"], "four");
     let ids: Vec<_> = events(&binary, "").iter().map(|event| event["id"].as_u64().unwrap()).collect();
     assert!(ids.is_sorted() && ids.len() > 10);

@@ -110,7 +110,7 @@ fn every_write_is_an_event_with_its_sender() {
     for who in ["the bearer of the token asked", "the bearer of the emit token asked", &format!("{user} asked")] {
         assert!(seen.contains(who), "{who}: {seen}");
     }
-    assert!(!seen.contains("read token") && !seen.contains("0123456789"), "a refusal is no deed: {seen}");
+    assert!(!seen.contains("read token") && !seen.contains("0123456789"), "refusals are not told: {seen}");
     drop(proxy);
 }
 

@@ -54,6 +54,7 @@ async fn a_worker_that_stops_reading_is_cut_and_comes_back() {
         if cut == 1.0 { Ok(()) } else { Err(cut) }
     });
     fleet.stickyd.says(&["cut a worker's link to the bus", "did not read"]);
+    assert!(fleet.admin("/api/v1/events?kind=bus").contains("did not read 8 MB"), "an event says so");
     assert_eq!(fleet.linked(), 2.0);
     fleet.workers[2].process.signal("CONT").await;
     fleet.wait_linked(3.0);
@@ -77,4 +78,6 @@ async fn an_application_that_spreads_messages_itself_is_warned_of() {
     });
     assert!(event >= 5, "a few may be chance");
     fleet.stickyd.says(&["several workers send the same messages", "upstream=app", "bus = false"]);
+    let events = fleet.admin("/api/v1/events?kind=bus");
+    assert!(events.contains("several workers send the same messages"), "{events}");
 }

@@ -57,8 +57,8 @@ const sockets = namespaces.map((namespace) => {
   });
   return socket;
 });
+// The time of quiet begins with the first event: on a busy machine a client takes long to start.
 sockets.forEach((socket) => socket.connect?.());
-quiet();
 // Commands: a line `emit NAMESPACE` sends one more message; the end of stdin ends the client.
 process.stdin.on('data', (data) => {
   for (const line of data.toString().split('\n').filter(Boolean)) {

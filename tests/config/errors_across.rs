@@ -274,19 +274,19 @@ fn tokens_for_less_are_other_tokens() {
     dir.write("two", "0123456789abcdef\n");
     let keys = "token_file = \"one\"\nread_token_file = \"two\"\ngroup = \"no-such-group\"";
     assert_snapshot!(errors_in(&dir, &format!("{HEAD}[admin]\n{keys}")), @r#"
-    error: there is no group `no-such-group` in /etc/group
-     --> DIR/s.toml:8:9
-      |
-    8 | group = "no-such-group"
-      |         ^^^^^^^^^^^^^^^
-      = help: write a group of this machine, such as "adm", or the number of a group that is not in that file
-
     error: `read_token_file` has the same token as `token_file`
      --> DIR/s.toml:7:19
       |
     7 | read_token_file = "two"
       |                   ^^^^^
       = help: make another one with: openssl rand -hex 32
+
+    error: there is no group `no-such-group` in /etc/group
+     --> DIR/s.toml:8:9
+      |
+    8 | group = "no-such-group"
+      |         ^^^^^^^^^^^^^^^
+      = help: write a group of this machine, such as "adm", or the number of a group that is not in that file
     "#);
 }
 

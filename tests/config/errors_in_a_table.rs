@@ -29,7 +29,7 @@ fn any_other_unknown_key_lists_the_known_ones() {
 
 #[test]
 fn unknown_keys_of_all_tables_are_reported_at_once() {
-    assert_snapshot!(errors_of("treads = 2\n[[listener]]\naddress = \"0.0.0.0:80\"\nport = 80\n[upstream.app]\nworkers = [{ address = \"127.0.0.1:3000\", wieght = 2 }]\nhealth = { pth = \"/\" }\n[admin]\ntoken = \"x\"\n[log]\nacces = true"), @r#"
+    assert_snapshot!(errors_of("treads = 2\n[[listener]]\naddress = \"0.0.0.0:80\"\nport = 80\n[upstream.app]\nworkers = [{ address = \"127.0.0.1:3000\", wieght = 2 }]\nhealth = { pth = \"/\" }\n[admin]\ncolour = \"x\"\n[log]\nacces = true"), @r#"
     error: unknown key `treads` in the file
      --> s.toml:1:1
       |
@@ -65,12 +65,12 @@ fn unknown_keys_of_all_tables_are_reported_at_once() {
       |            ^^^
       = help: did you mean `path`?
 
-    error: unknown key `token` in `admin`
+    error: unknown key `colour` in `admin`
      --> s.toml:9:1
       |
-    9 | token = "x"
-      | ^^^^^
-      = help: use one of `address`, `hosts`, `token_file`
+    9 | colour = "x"
+      | ^^^^^^
+      = help: use one of `address`, `hosts`, `token_file`, `read_token_file`, `emit_token_file`, `group`
 
     error: unknown key `acces` in `log`
       --> s.toml:11:1

@@ -62,6 +62,12 @@ fn provide(dir: &TempDir, text: &str) {
             dir.write(certificate, &params.self_signed(&key).unwrap().pem());
             dir.write(&file, &key.serialize_pem());
         }
+        for networks in [named(line, "allow_file"), named(line, "deny_file")].concat() {
+            dir.write(&networks, "10.0.0.0/8\n");
+        }
+        for users in named(line, "users_file") {
+            dir.write(&users, &format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap()));
+        }
         for authority in named(line, "ca") {
             let mut params = rcgen::CertificateParams::default();
             params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -108,6 +114,9 @@ fn every_commented_line_is_valid_and_shows_the_default() {
     std::fs::rename(dir.0.join("site.key"), dir.0.join("privkey.pem")).unwrap();
     dir.write("secret", "0123456789abcdef0123456789abcdef");
     dir.write("admin.token", "0123456789abcdef0123456789abcdef");
+    dir.write("read.token", "1123456789abcdef0123456789abcdef");
+    dir.write("emit.token", "2123456789abcdef0123456789abcdef");
+    provide(&dir, "allow_file = \"offices.txt\"\ndeny_file = \"drop.txt\"\nusers_file = \"htpasswd\"");
     // Only one of the two may be set, so each is tried in turn.
     assert!(load_uncommented(&dir, "secret = ").secret.is_some());
     let config = load_uncommented(&dir, "secret_file = ");
@@ -131,6 +140,7 @@ fn every_commented_line_is_valid_and_shows_the_default() {
         max_body: app.max_body,
         rate: app.rate,
         labels: app.labels.clone(),
+        alarm: app.alarm.clone(),
         follow: app.follow.clone(),
         ..Upstream::new(app.name.clone(), app.groups.clone(), app.found.clone())
     };
@@ -151,13 +161,14 @@ fn every_key_is_shown() {
         [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\n\
         workers = [{ z = 1 }]\n\
         health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n\
-        rate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
-        z = 1\n[history]\nz = 1\n[log]\nz = 1\n\
+        alarm = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[fleet]\nz = 1\nredis = \"redis://a\"\ntls = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
+        z = 1\n[history]\nz = 1\n[log]\nz = 1\n[notify]\nz = 1\nheartbeat = { z = 1 }\n[[notify.to]]\nz = 1\nmail = { z = 1 }\n\
+        [[notify.to]]\nwebhook = { z = 1 }\n[[notify.to]]\nntfy = { z = 1 }\n\
         [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
     let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: use one of "));
-    assert_eq!(lists.clone().count(), 27, "{errors}");
+    assert_eq!(lists.clone().count(), 36, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");
     let shown = commented();

@@ -18,6 +18,7 @@ pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod temp;

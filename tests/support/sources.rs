@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// Folders without files of the project: build output and packages.
-const SKIPPED: &[&str] = &["target", "node_modules", ".venv", ".git", ".prometheus", "corpus", "artifacts"];
+const SKIPPED: &[&str] =
+    &["target", "node_modules", ".venv", ".git", ".prometheus", ".fail2ban", "corpus", "artifacts"];
 
 /// The files below `folder` whose name ends in one of `.extensions` (separated by `|`), with their texts, sorted by
 /// path.

@@ -9,6 +9,8 @@
 
 mod bodies;
 mod event;
+mod fleet;
+pub mod notify;
 pub mod paths;
 mod session;
 mod socket;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
 pub use event::{EventView, EventsAnswer, HistoryAnswer, UpstreamHistory, WorkerHistory};
+pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{

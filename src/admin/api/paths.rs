@@ -5,11 +5,14 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 pub const BROADCAST: &str = "/api/v1/broadcast";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
+pub const FLEET: &str = "/api/v1/fleet";
 pub const HEALTH: &str = "/api/v1/health";
 pub const HISTORY: &str = "/api/v1/history";
 pub const LIVE: &str = "/api/v1/live";
 pub const LOG: &str = "/api/v1/log";
 pub const LOGS: &str = "/api/v1/logs";
+pub const NOTIFY: &str = "/api/v1/notify";
+pub const NOTIFY_TEST: &str = "/api/v1/notify/test";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 pub const PINS: &str = "/api/v1/pins";
 pub const RELOAD: &str = "/api/v1/reload";
@@ -26,15 +29,18 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 22] = [
+pub const PATHS: [(&str, &[&str]); 25] = [
     (BROADCAST, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
+    (FLEET, &["get"]),
     (HEALTH, &["get"]),
     (HISTORY, &["get"]),
     (LIVE, &["get"]),
     (LOG, &["get", "put"]),
     (LOGS, &["get"]),
+    (NOTIFY, &["get"]),
+    (NOTIFY_TEST, &["post"]),
     (OPENAPI, &["get"]),
     (PINS, &["get"]),
     (RELOAD, &["post"]),

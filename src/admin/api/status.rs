@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RedisView;
+
 /// Answer to `GET /api/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StatusAnswer {
@@ -13,6 +15,9 @@ pub struct StatusAnswer {
     pub pid: u32,
     pub pins: Usage,
     pub process: Option<ProcessView>,
+    /// The Redis servers of the fleet.
+    #[serde(default)]
+    pub redis: Vec<RedisView>,
     pub replay_bytes: Usage,
     /// Workers, as UPSTREAM/WORKER, whose addresses several processes seem to share.
     #[serde(default)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Discoveries;
+use crate::fleet::SharedPin;
 use crate::keys::Key;
 use crate::locks::lock;
 use crate::upstream::serial::WorkerSerial;
@@ -40,6 +41,8 @@ pub(crate) type Verdicts = Vec<(Arc<Worker>, ProbeVerdict)>;
 pub(crate) struct Search {
     /// Verdicts of all workers, and when they were given; one probe serves all requests within [`FRESH`].
     pub(crate) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
+    /// The session's pin in the fleet's Redis, and when it was looked up.
+    pub(crate) fleet: tokio::sync::Mutex<Option<(Instant, Option<SharedPin>)>>,
     /// Serials of workers that refused the real sid.
     pub(crate) refused: Mutex<Vec<WorkerSerial>>,
     /// Workers at which GETs wait, the newest last: the first guess for the POST that will make them answer.

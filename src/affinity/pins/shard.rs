@@ -110,6 +110,14 @@ impl<E> PinShard<E> {
         }
     }
 
+    pub(crate) fn each_with_view(&self, now: u32, mut f: impl FnMut(Key, &E, View)) {
+        for (index, TableSlot { owner, pin }) in (0..).zip(&self.slots) {
+            if let (Some(owner), Some(view)) = (owner, self.view(index, now)) {
+                f(pin.key, owner, view);
+            }
+        }
+    }
+
     /// Records activity: the pin gets its full time to live again and is the newest of the idle pins.
     pub(crate) fn refresh(&mut self, index: u32, now: u32) {
         let Some(pin) = self.pin_mut(index) else { return };

@@ -35,6 +35,14 @@ fn needs(table: &str, next: Option<&str>, path: &str) -> &'static [(&'static str
         ("upstream.NAME.spawn", _) => &[("command", "[\"sh\"]")],
         ("upstream.NAME.health", _) => &[("path", "\"/\"")],
         ("listener[].tls.hsts", _) => &[("max_age", "\"365d\"")],
+        ("log", Some("access_file" | "skip" | "sample")) => &[("access", "true")],
+        ("notify.to[]", Some("name" | "events")) => &[("slack", "{ url = \"http://127.0.0.1/\" }")],
+        ("notify.to[].mail", _) => &[("tls", "\"none\""), ("to", "[\"ops@example.com\"]")],
+        ("notify.heartbeat", None | Some("ca" | "every")) => &[("url", "\"http://127.0.0.1/\"")],
+        (
+            "notify.to[].webhook" | "notify.to[].discord" | "notify.to[].slack" | "notify.to[].ntfy",
+            None | Some("ca" | "secret_file" | "token_file"),
+        ) => &[("url", "\"http://127.0.0.1/\"")],
         ("affinity.NAME", _) => &[("lookup", "[\"query:a\"]"), ("learn", "[{ from = \"header:x-a\" }]")],
         _ => &[],
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::Response;
 
 use super::tokens::DiscoveryTokens;
-use super::{SEARCH_PATIENCE, SEARCH_POLL, over_budget, probe};
+use super::{SEARCH_PATIENCE, SEARCH_POLL, fleet_hint, over_budget, probe};
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts};
 use crate::affinity::first_guess;
 use crate::clock;
@@ -87,11 +87,18 @@ impl<'a> OwnerSearch<'a> {
         }
     }
 
-    pub(crate) async fn run(mut self, record: &mut Record) -> (Discovery, Response<Reply>) {
+    /// Searches; `hint` is the worker that the fleet names, which is asked first.
+    pub(crate) async fn run(mut self, hint: Option<Arc<Worker>>, record: &mut Record) -> (Discovery, Response<Reply>) {
         let deadline = Instant::now() + SEARCH_PATIENCE;
-        let candidates = self.candidates();
+        let mut candidates = self.candidates();
         self.alone = candidates.len() == 1;
         let mut silent = Vec::new();
+        if let Some(hint) = hint {
+            if let Some(done) = self.try_hint(&hint, &mut silent, record).await {
+                return done;
+            }
+            candidates.retain(|worker| !Arc::ptr_eq(worker, &hint));
+        }
         let open = self.open_guess();
         let is_open = open.is_some();
         let guess = if is_open { open } else { self.guess(&candidates).await };
@@ -129,6 +136,29 @@ impl<'a> OwnerSearch<'a> {
             return done;
         }
         self.refused_by_all(record).await
+    }
+
+    /// Sends the request to the worker that the fleet names. Where that worker refuses it, the search goes on, and is
+    /// paid for from here on.
+    async fn try_hint(
+        &mut self,
+        hint: &Arc<Worker>,
+        silent: &mut Vec<Arc<Worker>>,
+        record: &mut Record,
+    ) -> Option<(Discovery, Response<Reply>)> {
+        if !self.alone
+            && let Err(problem) = self.copies.hold(self.job).await
+        {
+            return Some(unheld(problem));
+        }
+        self.claimed = true;
+        match self.attempt(hint, record).await {
+            AttemptStep::Done(result, response) => return Some((result, response)),
+            AttemptStep::Unreached => silent.push(hint.clone()),
+            AttemptStep::Refused | AttemptStep::Closed => fleet_hint::was_wrong(self.job, self.key),
+        }
+        let paid = self.tokens.take(self.job, 1).await;
+        (!paid).then(|| (Discovery::OverBudget, over_budget()))
     }
 
     /// Asks the workers other than the first guess: by probes, and then with the request itself.

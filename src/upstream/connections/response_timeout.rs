@@ -79,8 +79,8 @@ impl ResponseWaits {
 }
 
 impl Wait {
-    /// Begins a wait of at most `patience` for the response to a request of `client`. A wait for the worker alone becomes
-    /// [`Stage::Slow`] after [`SLOW_MS`].
+    /// Begins a wait of at most `patience` for the response to a request of `client`. A wait for the worker alone
+    /// becomes [`Stage::Slow`] after [`SLOW_MS`].
     pub(crate) fn begin(&self, client: ClientKey, patience: Duration, kind: WaitKind) {
         let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
         self.patience_ms.set(Some(NonZeroU64::new(patience_ms).unwrap_or(NonZeroU64::MIN)));

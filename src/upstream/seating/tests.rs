@@ -73,3 +73,24 @@ fn a_cookie_brings_a_worker_half_more_than_its_share_and_fifty() {
     let share = (count + 1).div_ceil(2);
     assert!(count >= share + share / 2 + RETURNS_ALWAYS && count < 210, "{count}");
 }
+
+/// What a placement costs does not depend on the number of workers, except once per second.
+#[test]
+fn one_placement_per_second_reads_all_workers() {
+    let upstream = upstream(1_024, None);
+    let reads = || lock(&upstream.carried.seating).whole_reads;
+    let mut sessions = Vec::new();
+    for second in 1..=3 {
+        for key in 0..300_u32 {
+            let placed = upstream.would_place(&key.to_be_bytes(), &[], Seconds::new(second));
+            sessions.push(placed.unwrap().session());
+        }
+        assert_eq!(reads(), second, "{} sessions", sessions.len());
+    }
+    let time = |second| {
+        let began = std::time::Instant::now();
+        upstream.would_place(b"key", &[], Seconds::new(second)).unwrap();
+        began.elapsed()
+    };
+    println!("1,024 workers: the first placement of a second took {:?}, the next one {:?}", time(4), time(4));
+}

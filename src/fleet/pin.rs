@@ -1,0 +1,61 @@
+//! A pin as Redis keeps it: 16 bytes before they are sealed.
+
+use std::time::Duration;
+
+/// Version of the layout; a value of another version counts as none.
+const VERSION: u8 = 1;
+
+/// The session was ended by an operator, and no stickyd may find it again.
+const ENDED: u8 = 1;
+
+/// A shared pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SharedPin {
+    /// Id of the worker, the same on every stickyd of the fleet.
+    pub(crate) worker: u64,
+    /// How long the session lives after its last activity, in seconds.
+    pub(crate) ttl_s: u32,
+    /// Whether an operator has ended the session.
+    pub(crate) is_ended: bool,
+}
+
+impl SharedPin {
+    pub(crate) fn new(worker: u64, ttl: Duration) -> Self {
+        Self { worker, ttl_s: u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX).max(1), is_ended: false }
+    }
+
+    pub(crate) fn encode(self) -> [u8; 16] {
+        let [a, b, c, d] = self.ttl_s.to_be_bytes();
+        let [i, j, k, l, m, n, o, p] = self.worker.to_be_bytes();
+        [VERSION, if self.is_ended { ENDED } else { 0 }, 0, 0, a, b, c, d, i, j, k, l, m, n, o, p]
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let [VERSION, flags, _, _, a, b, c, d, i, j, k, l, m, n, o, p] = *value else { return None };
+        Some(Self {
+            worker: u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+            ttl_s: u32::from_be_bytes([a, b, c, d]),
+            is_ended: flags & ENDED != 0,
+        })
+    }
+
+    /// How long Redis keeps the pin, in seconds: longer than any pause between two renewals (`WALK` in
+    /// `server::fleet`).
+    pub(crate) fn kept_s(self) -> u64 {
+        (u64::from(self.ttl_s) * 4).clamp(240, 30 * 24 * 3_600)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_comes_back_as_it_was() {
+        let pin = SharedPin { is_ended: true, ..SharedPin::new(0x0102_0304_0506_0708, Duration::from_secs(50)) };
+        assert_eq!(SharedPin::decode(&pin.encode()), Some(pin));
+        assert_eq!(SharedPin::decode(&pin.encode()[1..]), None);
+        assert_eq!(SharedPin::decode(&[2; 16]), None, "another version");
+        assert_eq!((pin.kept_s(), SharedPin::new(1, Duration::from_secs(300)).kept_s()), (240, 1_200));
+    }
+}

@@ -1,0 +1,130 @@
+//! What waits to be sent to one Redis. It is bounded, and its oldest writes are dropped first. Left out: sending
+//! (`shard`).
+
+use std::collections::VecDeque;
+
+use redis::{Cmd, Value};
+use tokio::sync::oneshot;
+
+/// Maximum number of writes that wait: 4 MB, and what is sent in seconds after a pause of Redis.
+pub(crate) const MOST_WRITES: usize = 65_536;
+
+/// Maximum size of the messages that wait, in bytes.
+const MOST_MESSAGES: usize = 8 << 20;
+
+/// Maximum number of lookups that wait; more are answered at once as if the pin was unknown.
+const MOST_LOOKUPS: usize = 16_384;
+
+/// Maximum number of commands that are sent together.
+pub(crate) const BATCH: usize = 512;
+
+/// A change of a shared pin, or a message.
+pub(crate) enum Write {
+    /// Stores the pin of a session.
+    Set(PinChange),
+    /// Keeps the pin of a session for longer; it is stored again if Redis has lost it.
+    Renew(PinChange),
+    /// Forgets a pin.
+    Forget(String),
+    /// Publishes a sealed message on a channel.
+    Publish(String, Vec<u8>),
+}
+
+/// A pin, sealed only when it is sent, so that the caller need not do it.
+pub(crate) struct PinChange {
+    pub(crate) name: String,
+    pub(crate) pin: super::pin::SharedPin,
+    /// Told when Redis has the pin.
+    pub(crate) done: Option<oneshot::Sender<()>>,
+}
+
+/// A question for the value of a key.
+pub(crate) struct Lookup {
+    pub(crate) name: String,
+    pub(crate) answer: oneshot::Sender<Option<Vec<u8>>>,
+}
+
+/// Commands whose replies somebody waits for.
+pub(crate) struct Question {
+    pub(crate) commands: Vec<Cmd>,
+    pub(crate) answer: oneshot::Sender<Vec<Value>>,
+}
+
+/// Everything that waits for one Redis.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) writes: VecDeque<Write>,
+    pub(crate) lookups: VecDeque<Lookup>,
+    pub(crate) questions: VecDeque<Question>,
+    message_bytes: usize,
+}
+
+impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.lookups.is_empty() && self.questions.is_empty()
+    }
+
+    /// Adds a write; returns whether an older one was dropped for it, or it found no room itself.
+    pub(crate) fn write(&mut self, write: Write) -> bool {
+        if let Write::Publish(_, message) = &write {
+            if self.message_bytes + message.len() > MOST_MESSAGES {
+                return true;
+            }
+            self.message_bytes += message.len();
+        }
+        let dropped = self.writes.len() >= MOST_WRITES && self.take_write().is_some();
+        self.writes.push_back(write);
+        dropped
+    }
+
+    /// Takes the oldest write.
+    pub(crate) fn take_write(&mut self) -> Option<Write> {
+        let write = self.writes.pop_front()?;
+        if let Write::Publish(_, message) = &write {
+            self.message_bytes -= message.len();
+        }
+        Some(write)
+    }
+
+    /// Adds a lookup; `false` if too many wait.
+    pub(crate) fn look_up(&mut self, lookup: Lookup) -> bool {
+        let has_room = self.lookups.len() < MOST_LOOKUPS;
+        if has_room {
+            self.lookups.push_back(lookup);
+        }
+        has_room
+    }
+
+    /// Drops the questions and lookups: their askers learn at once that there is no answer.
+    pub(crate) fn give_up(&mut self) {
+        self.lookups.clear();
+        self.questions.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_write_makes_room() {
+        let mut queue = Queue::default();
+        for i in 0..MOST_WRITES {
+            assert!(!queue.write(Write::Forget(i.to_string())));
+        }
+        assert!(queue.write(Write::Forget("new".to_owned())));
+        assert_eq!(queue.writes.len(), MOST_WRITES);
+        let Some(Write::Forget(oldest)) = queue.take_write() else { panic!() };
+        assert_eq!(oldest, "1");
+    }
+
+    #[test]
+    fn messages_are_bounded_by_their_size() {
+        let mut queue = Queue::default();
+        let message = || Write::Publish("c".to_owned(), vec![0; 1 << 20]);
+        let dropped = (0..10).filter(|_| queue.write(message())).count();
+        assert_eq!(dropped, 2, "8 MB wait");
+        while queue.take_write().is_some() {}
+        assert!(!queue.write(message()), "room again");
+    }
+}

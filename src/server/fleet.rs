@@ -1,0 +1,67 @@
+//! The thread of the fleet, and the walk that keeps the pins of live sessions in Redis. Left out: Redis itself
+//! (`crate::fleet`).
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::affinity::pins::SHARDS;
+use crate::fleet::Fleet;
+use crate::state::Shared;
+
+/// Time in which each pin is looked at once. Redis keeps a pin for at least 240 s, so that one late walk loses none.
+const WALK: Duration = Duration::from_secs(96);
+
+/// Starts the thread, if there is a fleet.
+///
+/// # Errors
+/// The operating system refused the thread.
+pub(crate) fn start(shared: &Arc<Shared>, stop: CancellationToken) -> io::Result<Option<JoinHandle<()>>> {
+    let Some(fleet) = shared.sessions.fleet().cloned() else { return Ok(None) };
+    let shared = shared.clone();
+    let thread = std::thread::Builder::new().name("fleet".to_owned()).spawn(move || {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "cannot create the runtime of the fleet"),
+        };
+        runtime.block_on(async {
+            let walking = tokio::task::spawn_local(stop.clone().run_until_cancelled_owned(walk(shared.clone())));
+            fleet.run(stop, move || admin::fleet::summary(&shared)).await;
+            walking.abort();
+        });
+    });
+    thread.map(Some)
+}
+
+/// Keeps the pins in Redis of sessions that were active since the last round. A session with a tunnel is left out,
+/// because no request names it any more, except where requests `follow` it.
+async fn walk(shared: Arc<Shared>) {
+    let pause = WALK / u32::try_from(SHARDS).unwrap_or(64);
+    loop {
+        for shard in 0..SHARDS {
+            tokio::time::sleep(pause).await;
+            if let Some(fleet) = shared.sessions.fleet() {
+                renew(&shared, fleet, shard);
+            }
+        }
+    }
+}
+
+fn renew(shared: &Shared, fleet: &Fleet, shard: usize) {
+    let snapshot = shared.snapshot.load();
+    let follows = |name: &str| snapshot.upstream(name).is_some_and(|upstream| !upstream.config.follow.is_empty());
+    let mut active = Vec::new();
+    shared.sessions.pins.each_active(shard, Instant::now(), WALK + Duration::from_secs(4), |key, pin, ttl| {
+        if let Some(worker) = pin.worker()
+            && (!pin.has_tunnel() || follows(&worker.upstream))
+        {
+            active.push((key, worker.id.0, ttl));
+        }
+    });
+    active.into_iter().for_each(|(key, worker, ttl)| fleet.renew(key, worker, ttl));
+}
