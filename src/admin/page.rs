@@ -146,7 +146,7 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Makes a header value of visible ASCII; it cannot fail.
 fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]

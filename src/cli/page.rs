@@ -165,6 +165,7 @@ fn open(url: &str) {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "a command of its own: the tasks end with it")]
 async fn serve(listener: TcpListener, bridge: Arc<Bridge>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {

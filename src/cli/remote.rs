@@ -333,6 +333,7 @@ fn bearer(token: &Secret) -> Result<HeaderValue, RemoteError> {
 }
 
 /// Sends a request over a new connection, which goes on in a task of its own until the bodies have ended.
+#[allow(clippy::disallowed_methods, reason = "a command of its own: the tasks end with it")]
 async fn pass_over(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     request: Request<Incoming>,

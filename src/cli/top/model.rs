@@ -148,14 +148,14 @@ impl Model {
     pub(super) fn worker(&self) -> Option<&WorkerView> {
         let all = self.shown_workers();
         let found = all.iter().find(|one| Some(name(one)) == self.workers.selected);
-        found.or(all.first()).copied()
+        found.or_else(|| all.first()).copied()
     }
 
     /// Returns the selected socket, as [`Model::worker`] does.
     pub(super) fn socket(&self) -> Option<&BusySocket> {
         let all = self.shown_sockets();
         let found = all.iter().find(|one| Some(&one.view.id) == self.sockets.selected.as_ref());
-        found.or(all.first()).copied()
+        found.or_else(|| all.first()).copied()
     }
 
     /// Acts on a key; `page` is the number of rows that the tables show.

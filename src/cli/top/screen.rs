@@ -22,7 +22,8 @@ use super::view::{self, Line};
 enum Message {
     Key(KeyEvent),
     Resized,
-    Looked(Result<super::link::Look, String>),
+    /// Boxed, since a look is much larger than a key.
+    Looked(Box<Result<super::link::Look, String>>),
     Told(Result<String, String>),
     /// The terminal has gone away, or a signal ends the command.
     End,
@@ -70,7 +71,7 @@ fn show(link: Link, every: Duration) -> io::Result<()> {
                 before.clear();
                 execute!(io::stdout(), Clear(ClearType::All))?;
             }
-            Message::Looked(look) => model.update(look),
+            Message::Looked(look) => model.update(*look),
             Message::Told(outcome) => model.told(outcome),
             Message::End => return Ok(()),
         }
@@ -110,7 +111,7 @@ fn talk(mut link: Link, every: Duration, wishes: &Receiver<Wish>, tell: &Sender<
     let words = |error: super::RemoteError| error.to_string().trim_start_matches("error: ").to_owned();
     loop {
         let next = Instant::now() + every;
-        if tell.send(Message::Looked(link.look().map_err(words))).is_err() {
+        if tell.send(Message::Looked(Box::new(link.look().map_err(words)))).is_err() {
             return;
         }
         match wishes.recv_timeout(next.saturating_duration_since(Instant::now())) {
