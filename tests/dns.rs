@@ -195,6 +195,12 @@ fn a_name_grows_shrinks_and_vanishes_and_no_session_moves() {
     assert!(state(&binary, "resolved") && name(&binary)["error"].is_null());
     unmoved(&binary, &sids);
     assert!((metric(&binary, "stickyd_dns_changes_total{upstream=\"app\"}") - 3.0).abs() < f64::EPSILON);
+    let told = |kind: &str| {
+        let answer = Raw::connect_unix(&binary.admin()).get(&format!("/api/v1/events?kind={kind}"));
+        let said: Value = serde_json::from_slice(&answer.body).unwrap();
+        said["events"].as_array().unwrap().len()
+    };
+    assert_eq!((told("dns_changed"), told("dns_failed")), (3, 1));
 }
 
 #[test]

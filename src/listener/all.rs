@@ -51,6 +51,16 @@ pub(crate) struct ListenerSet {
     /// All sockets passed by systemd, whether in use or not.
     given: Vec<Inherited>,
     threads: usize,
+    /// Certificates at the last look, to tell which ones were renewed.
+    shown: Vec<ShownCertificate>,
+}
+
+/// A certificate of a listener, as it was served at the last look.
+struct ShownCertificate {
+    listener: String,
+    /// First name of the certificate.
+    name: String,
+    leaf: rustls::pki_types::CertificateDer<'static>,
 }
 
 struct OpenListener {
@@ -100,7 +110,7 @@ impl ListenerPlan {
 impl ListenerSet {
     /// Creates a set without listeners. `given` holds the sockets passed by systemd.
     pub(crate) fn new(given: Vec<Inherited>, threads: usize) -> Self {
-        Self { open: Vec::new(), given, threads }
+        Self { open: Vec::new(), given, threads, shown: Vec::new() }
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
@@ -109,21 +119,32 @@ impl ListenerSet {
     }
 
     /// Begins the metrics of all listeners at 0, and exports the expiry of all certificates.
-    pub(crate) fn show(&self, metrics: &Metrics) {
+    pub(crate) fn show(&mut self, metrics: &Metrics) {
         let settings: Vec<_> = self.open.iter().map(|open| open.bound.settings.load_full()).collect();
         for one in &settings {
             metrics.begin_listener(&one.label, one.tls.is_some());
         }
-        let before = metrics.certificates();
         metrics.certificates_expire(settings.iter().flat_map(|settings| settings.expiries()));
-        for (listener, name, until) in metrics.certificates() {
-            let old = before.iter().find(|(at, of, _)| *at == listener && *of == name).map(|(.., until)| *until);
-            if old.is_some_and(|old| old != until) {
-                let days = until.saturating_sub(crate::history::now_s()) / 86_400;
-                tell!(metrics.events, CertificateRenewed, info, listener = %listener, name = %name,
-                    expires_in_days = days, "a certificate was read anew");
+        self.tell_renewed(metrics);
+    }
+
+    /// Tells which certificates of a listener that stays are others than at the last call.
+    fn tell_renewed(&mut self, metrics: &Metrics) {
+        let mut shown = Vec::new();
+        for open in &self.open {
+            let label = open.bound.settings.load().label.clone();
+            for one in open.config.tls.iter().flat_map(|tls| &tls.certificates) {
+                let (Some(name), Some(leaf)) = (one.hosts.first(), one.chain.first()) else { continue };
+                shown.push(ShownCertificate { listener: label.clone(), name: name.clone(), leaf: leaf.clone() });
+                let mut before = self.shown.iter().filter(|old| old.listener == label && old.name == *name).peekable();
+                if before.peek().is_some() && before.all(|old| old.leaf != *leaf) {
+                    let days = one.not_after.saturating_sub(crate::history::now_s()) / 86_400;
+                    tell!(metrics.events, CertificateRenewed, info, listener = %label, name = %name,
+                        expires_in_days = days, "a certificate was read anew");
+                }
             }
         }
+        self.shown = shown;
     }
 
     /// Binds new listeners and builds new settings, as far as `wanted` differs from the open listeners.

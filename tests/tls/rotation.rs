@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::get;
 use crate::support::admin::metric;
 use crate::support::proxy::Binary;
-use crate::support::raw::RawWorker;
+use crate::support::raw::{Raw, RawWorker};
 use crate::support::tls::Certificates;
 use crate::support::wait::wait_for;
 
@@ -55,6 +55,9 @@ fn renewed_files_are_served_and_no_request_fails() {
         wait_for("clients are served", || served.load(Ordering::SeqCst) > before + 10);
         assert_eq!(old.raw.ask(&get("a.example", "/")).text(), "a");
     }
+    let told = Raw::connect_unix(&binary.admin()).get("/api/v1/events?kind=certificate_renewed");
+    assert!(told.text().matches("a certificate was read anew").count() >= 5, "{}", told.text());
+    assert!(told.text().contains("a.example") && told.text().contains(&binary.address.to_string()));
     over.store(true, Ordering::SeqCst);
     for client in clients {
         client.join().expect("every request was served");
