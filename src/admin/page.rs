@@ -105,8 +105,8 @@ fn answer(headers: &HeaderMap, tag: &HeaderValue, kind: &'static str, bytes: &'s
 /// Whether `If-None-Match` (RFC 9110 §13.1.2) names the tag.
 fn has(headers: &HeaderMap, tag: &HeaderValue) -> bool {
     let named = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let weak = |one: &str| one.trim().strip_prefix("W/").unwrap_or(one.trim()).as_bytes() == tag.as_bytes();
-    named.flat_map(|list| list.split(',')).any(weak)
+    let strong = |one: &str| one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes();
+    named.flat_map(|list| list.split(',')).map(str::trim).any(strong)
 }
 
 fn tag(bytes: &[u8]) -> HeaderValue {
