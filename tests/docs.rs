@@ -90,6 +90,9 @@ impl Folder {
             ("privkey.pem", key.serialize_pem()),
             ("secret", secret.clone()),
             ("token", secret),
+            ("htpasswd", format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap())),
+            ("offices.txt", "10.0.0.0/8\n".to_owned()),
+            ("drop.txt", "192.0.2.0/24\n".to_owned()),
             ("discord.url", "https://discord.com/api/webhooks/1/x".to_owned()),
             ("beat.url", "http://watcher.example/ping/x".to_owned()),
         ] {

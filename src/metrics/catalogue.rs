@@ -116,6 +116,9 @@ fn example(metrics: &Metrics) -> Vec<prometheus::proto::MetricFamily> {
         is_spawned: false,
         bus: Some(BusSample { lag_ms: 0.0, lag_p99_ms: 0.0, heap_used: 0, heap_total: 0, clients: 0 }),
     });
+    live.fleet_members(1);
+    live.fleet_redis("redis", true, 0);
+    live.fleet_skew("edge-1", 0.0);
     metrics.spawn.show(&mut live);
     live.events(&metrics.events);
     metrics.show(&mut live);

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use prometheus::register_histogram_with_registry as histogram;
 use prometheus::register_int_counter_vec_with_registry as counters;
-use prometheus::{Histogram, IntCounter, IntCounterVec, Registry};
+use prometheus::{Histogram, IntCounter, IntCounterVec};
 
+use super::catalogue::Registrar;
 use super::families::{Families, Family, value};
 
 /// Results of lookups.
@@ -31,7 +32,7 @@ pub(crate) struct FleetSeries {
 
 impl FleetSeries {
     #[rustfmt::skip]
-    pub(crate) fn new(r: &Registry) -> prometheus::Result<Arc<Self>> {
+    pub(crate) fn new(r: &Registrar) -> prometheus::Result<Arc<Self>> {
         let writes = counters!("stickyd_fleet_writes_total",
             "Changes of shared pins by result: ok, failed (an error of the Redis), dropped (too many waited).",
             &["result"], r)?;

@@ -81,7 +81,7 @@ fn every_mistake_is_told_with_what_to_write() {
         ("", &format!("{SECRET}\nheaders = {{ host = \"sub\" }}"), "cannot carry a claim", "x-user-id"),
         ("", &format!("{SECRET}\nfrom = [\"auth:token\"]\non = \"all\""), "needs a place in `from`", "header:"),
         ("", &format!("{SECRET}\nfrom = [\"cookie:a\"]\nunreadable = \"pass\""), "no effect without `auth:`", "remove"),
-        ("", &format!("{SECRET}\nrefuse = \"tell\""), "unknown way to refuse `tell`", "did you mean `told`?"),
+        ("", &format!("{SECRET}\nrefuse = \"tell\""), "unknown way to refuse `tell`", "use one of `told`, `http`"),
         ("", &format!("{SECRET}\nexpire = \"end\""), "unknown value of `expire`", "`close`"),
         ("", &format!("{SECRET}\nleeway = \"1h\""), "`leeway` must be from 0s to 10m", ""),
         ("", &format!("{SECRET}\nissuers = \"a\""), "unknown key `issuers`", "did you mean `issuer`?"),
