@@ -21,6 +21,7 @@ use crate::upstream::Upstream;
 use crate::upstream::worker::Worker;
 
 /// The text of `/metrics`, without the processes of workers.
+#[cfg(any(test, feature = "testing"))]
 pub fn scrape(shared: &Shared) -> Vec<u8> {
     scrape_with(shared, &ProcessTable::default())
 }

@@ -23,7 +23,7 @@ use crate::route::guard::GuardRefusal;
 use crate::route::jwt::{PacketJudge, PacketRefusal};
 use crate::route::live_keys::{self, Refused};
 use crate::route::person::{Person, PersonRefusal};
-use crate::sockets::EndReason;
+use crate::sockets::{EndReason, Transport};
 use crate::state::ReplayRoom;
 use crate::state::admissions;
 use crate::state::told::ToldReason;
@@ -131,10 +131,11 @@ fn refuse(
     let (reason, namespace) = (ToldReason::Token(fault), refusal.namespace);
     let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, namespace.clone(), clock::now_ms());
     if is_told {
-        // The client may just be moving to a WebSocket, which then tells it.
         person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace });
     }
-    if let Some(socket) = shared.sessions.socket(key) {
+    let socket = shared.sessions.socket(key);
+    // A client that is just moving to a WebSocket hears nothing there until it has moved; its gate then tells it.
+    if let Some(socket) = socket.filter(|socket| !is_told || socket.transport() != Transport::Polling) {
         admissions::close(shared, &socket, 1008, reason.code());
     }
     shared.sessions.end_by_guard(key);

@@ -25,6 +25,7 @@ use super::learn::{self, Ahead};
 use super::respond::{self, Problem};
 use super::response_body::{Reply, WorkerBody};
 use super::retry;
+use super::told_refusals;
 use super::upgrade;
 use crate::affinity::ask::RequestKind;
 use crate::affinity::{Choice, Resolved};
@@ -108,6 +109,11 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<WorkerSerial>) -> Option<
 /// its client start a new session at once.
 async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
     if matches!(missed, Missed::Ended) {
+        if let (RequestKind::Session { key, .. }, Some(_)) = (job.ask.kind, &job.passed)
+            && let Some(answer) = told_refusals::of_ended(job, key, &Method::GET).await
+        {
+            return answer;
+        }
         return respond::ended(job);
     }
     if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {

@@ -237,6 +237,10 @@ impl Keeper for PacketJudge<'_> {
 
     fn judge(&mut self, kind: PacketKind, packet: &[u8]) -> Result<(), PacketRefusal> {
         match kind {
+            // The client of a refused session has moved to this WebSocket, and now listens to it.
+            PacketKind::Harmless if packet.starts_with(b"5") && self.person.refusal().is_some() => {
+                Err(PacketRefusal { why: Refused::Fault(TokenFault::Missing), namespace: String::new() })
+            }
             PacketKind::Harmless | PacketKind::NeedMore => Ok(()),
             PacketKind::Connect => self.connect(packet),
             PacketKind::Message if self.person.is_admitted() => Ok(()),

@@ -13,11 +13,14 @@ use crate::sockets::Socket;
 /// Number of locks, so that threads rarely wait for each other.
 const SHARDS: usize = 16;
 
+/// A part of the table: the sockets of each user, by the hash of its name.
+type UserShard = Mutex<HashMap<u64, Vec<Weak<Socket>>>>;
+
 /// The live sockets of the users of one route.
 pub(crate) struct Users {
     limit: UserLimit,
     hasher: RandomState,
-    shards: [Mutex<HashMap<u64, Vec<Weak<Socket>>>>; SHARDS],
+    shards: [UserShard; SHARDS],
 }
 
 impl Users {
@@ -79,7 +82,7 @@ impl Users {
         usize::try_from(self.limit.sockets).unwrap_or(usize::MAX)
     }
 
-    fn shard(&self, key: u64) -> Option<&Mutex<HashMap<u64, Vec<Weak<Socket>>>>> {
+    fn shard(&self, key: u64) -> Option<&UserShard> {
         self.shards.get(usize::try_from(key % SHARDS as u64).unwrap_or(0))
     }
 }

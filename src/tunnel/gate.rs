@@ -60,7 +60,9 @@ impl TunnelGate {
         let result = self.frames.feed(bytes, &mut judge, &mut passed);
         let admitted = judge.admitted;
         if let Err(refusal) = result {
-            self.upstream.series.turned(GuardRefusal::of_token(refusal.why, Refuse::Http).label());
+            if self.person.refusal().is_none() {
+                self.upstream.series.turned(GuardRefusal::of_token(refusal.why, Refuse::Http).label());
+            }
             let is_told = guard.refuse() == Refuse::Told && !self.person.is_found();
             if let (true, Refused::Fault(fault)) = (is_told, refusal.why) {
                 let (message, code, namespace) = (fault.message(), fault.code(), refusal.namespace.clone());
@@ -86,7 +88,9 @@ impl TunnelGate {
             // Another try may help in these two cases, so the client is to come back.
             Refused::NoKeys(_) => (CloseCode::TRY_AGAIN_LATER, GuardLabel::JwtKeys.word()),
             Refused::Fault(_) if self.person.is_found() => (CloseCode::SERVICE_RESTART, ""),
-            Refused::Fault(fault) => (CloseCode::POLICY, fault.code()),
+            Refused::Fault(fault) => {
+                (CloseCode::POLICY, self.person.refusal().map_or(fault.code(), |refusal| refusal.code))
+            }
         })
     }
 

@@ -142,6 +142,7 @@ pub struct Seat {
 ///
 /// Candidates come from the ring, at most 32. The first one that may take one more session gets it, else the least
 /// loaded by weight. `None` if no worker takes new sessions.
+#[cfg(any(test, feature = "testing"))]
 pub fn place(ring: &Ring, key: &[u8], seats: &[Seat]) -> Option<usize> {
     SeatTable::new(seats.to_vec()).place(ring, key)
 }

@@ -94,7 +94,7 @@ async fn a_socket_ends_when_its_token_expires_if_the_route_says_so() {
     for from in ["header:authorization", "auth:token"] {
         let proxy = guarded(&workers, "", &format!("from = [\"{from}\"]\nexpire = \"close\"\nleeway = \"0s\""));
         for transports in [json!(["websocket"]), json!(["polling"])] {
-            let soon = token(json!({"sub": "u", "exp": crate::support::tokens::now_s() + 4}));
+            let soon = token(json!({"sub": "u", "exp": crate::support::tokens::now_s() + 12}));
             let mut options = json!({"url": proxy.url(""), "transports": transports, "stays": true});
             match from {
                 "auth:token" => options["auth"] = json!({"token": soon}),

@@ -1,6 +1,7 @@
 //! Answers of `/api/v1/events` and `/api/v1/history`.
 
 use serde::{Deserialize, Serialize};
+#[cfg(any(test, feature = "testing"))]
 use serde_json::Number;
 
 /// One event of the list.
@@ -25,6 +26,7 @@ pub struct EventsAnswer {
 }
 
 /// Answer of `GET /api/v1/history`. Numbers are as they were written, whole or not.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HistoryAnswer {
     pub count: usize,
@@ -39,6 +41,7 @@ pub struct HistoryAnswer {
 }
 
 /// The numbers of one upstream.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpstreamHistory {
     pub columns: Vec<Vec<Option<Number>>>,
@@ -47,6 +50,7 @@ pub struct UpstreamHistory {
 }
 
 /// The numbers of one worker, or of all for which there is no memory.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerHistory {
     pub columns: Vec<Vec<Option<Number>>>,

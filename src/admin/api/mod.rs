@@ -22,7 +22,9 @@ mod worker;
 use serde::{Deserialize, Serialize};
 
 pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
-pub use event::{EventView, EventsAnswer, HistoryAnswer, UpstreamHistory, WorkerHistory};
+pub use event::{EventView, EventsAnswer};
+#[cfg(any(test, feature = "testing"))]
+pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
 pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
