@@ -69,7 +69,7 @@ impl ForwardGuard {
         self.known.get(key, now_ms)
     }
 
-    /// Remembers a verdict.
+    /// Remembers a verdict on equal requests.
     pub(crate) fn remember(&self, key: VerdictKey, verdict: ServiceVerdict, now_ms: Millis) {
         self.known.put(key, verdict, self.config.cache, now_ms);
     }

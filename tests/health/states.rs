@@ -111,7 +111,7 @@ fn slow_requests_of_one_client_do_not_make_a_worker_hung() {
     wait_for("no request waits", || live.health().word() == "up");
 }
 
-/// A page that breaks the requests of one client is no restart of its worker.
+/// A page that breaks the requests of one client does not count as a restart of its worker.
 #[test]
 fn broken_requests_of_one_client_are_not_a_restart() {
     let both = Arc::new(Barrier::new(2));
