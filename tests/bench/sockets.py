@@ -81,7 +81,7 @@ def listed(admin, until):
     return took
 
 
-SEARCHES = ["sort=-bytes", "sort=-age", "upstream=many&state=open", "address=127.0.0.1&transport=websocket", "min_age=1s"]
+SEARCHES = ["sort=-bytes", "sort=connected", "upstream=many&state=open", "address=127.0.0.1&transport=websocket", "min_age=1s"]
 
 
 def paged(admin, until):

@@ -93,7 +93,7 @@ async fn a_mail_that_is_put_off_is_delivered_later() {
     );
     let binary = stickyd(&[&one, &two], "", &to);
     crate::support::wait::wait_for("both workers are up", || {
-        crate::support::admin::states(&binary).iter().all(|(_, health)| health == "up")
+        crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up")
     });
     two.die();
     let (first, second) = (smtp.next().await, smtp.next().await);

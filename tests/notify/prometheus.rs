@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::support::engines::{begin_session, many_sessions};
+use crate::support::node::NodeServer;
 use crate::support::process::clients_dir;
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::Raw;
@@ -130,21 +131,22 @@ fn panels() -> Vec<(String, String)> {
     all.into_iter().map(|(title, expression)| (title, variable(expression))).collect()
 }
 
-#[test]
-fn every_rule_and_every_panel_finds_a_series_of_a_live_stickyd() {
-    let (one, two) = (many_sessions("one"), many_sessions("two"));
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_rule_and_every_panel_finds_a_series_of_a_live_stickyd() {
+    // One worker is a process of its own: CPU and memory of a process with several workers belong to none of them.
+    let (one, two) = (many_sessions("one"), NodeServer::start(&[]).await);
     let certificates = Certificates::new();
     certificates.issue("site", &["app.example"]);
     let (admin, tls, at) = (free_address(), free_address(), certificates.directory.display());
     let binary = Binary::with(&format!(
         "state_dir = \".\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"{tls}\"\n\
          tls = {{ certificate = \"{at}/site.pem\", key = \"{at}/site.key\" }}\n\
-         [upstream.app]\nworkers = [\"{}\", \"{}\"]\n\
+         [upstream.app]\nworkers = [\"{}\", \"127.0.0.1:{}\"]\n\
          [upstream.named]\nallow_empty = true\nworkers = [\"no-such-name.invalid:3000\"]\n\
          [[route]]\nhost = \"named.example\"\nupstream = \"named\"\n[[route]]\nupstream = \"app\"\n\
          [admin]\naddress = \"{admin}\"\n\
          [notify]\n[[notify.to]]\nslack = {{ url = \"http://127.0.0.1:1/\" }}\n",
-        one.address, two.address
+        one.address, two.port
     ));
     (0..8).for_each(|_| _ = begin_session(binary.address, ""));
     let prometheus = Prometheus::scraping(&admin.to_string());

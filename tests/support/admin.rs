@@ -54,10 +54,20 @@ pub(crate) fn workers(binary: &Binary) -> Vec<String> {
     all["workers"].as_array().unwrap().iter().map(|w| w["address"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The address and the health of each worker.
+pub(crate) fn healths(binary: &Binary) -> Vec<(String, String)> {
+    told(binary, "health")
+}
+
 /// The address and the admin state of each worker.
 pub(crate) fn states(binary: &Binary) -> Vec<(String, String)> {
+    told(binary, "admin")
+}
+
+/// The address of each worker, and what the API says of it under a key.
+fn told(binary: &Binary, key: &str) -> Vec<(String, String)> {
     let answer = Raw::connect_unix(&binary.admin()).get("/api/v1/workers");
     let all: Value = serde_json::from_slice(&answer.body).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    all["workers"].as_array().unwrap().iter().map(|w| (text(&w["address"]), text(&w["admin"]))).collect()
+    all["workers"].as_array().unwrap().iter().map(|w| (text(&w["address"]), text(&w[key]))).collect()
 }
