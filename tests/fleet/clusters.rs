@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::Stickyds;
+use super::{Stickyds, stop_whole};
 use crate::support::node::NodeServer;
 use crate::support::redis::Redis;
 use crate::support::wait::wait_for;
@@ -13,7 +13,9 @@ use crate::support::wait::wait_for;
 async fn the_master_that_sentinels_name_is_used_and_followed() {
     let mut master = Redis::start();
     let (host, port) = (master.address.ip().to_string(), master.address.port().to_string());
-    let replica = Redis::with(&["--save", "", "--appendonly", "no", "--replicaof", &host, &port]);
+    // Servers find one another by the addresses that they connect from, so that these must be their own.
+    let replica = ["--save", "", "--appendonly", "no", "--bind-source-addr", "HOST", "--replicaof", &host, &port];
+    let replica = Redis::with(&replica);
     let sentinels: Vec<_> = (0..3).map(|_| sentinel(&master)).collect();
     wait_for("the sentinels know each other and the replica", || {
         let known = |sentinel: &Redis| {
@@ -57,7 +59,7 @@ fn sentinel(master: &Redis) -> Redis {
         ),
     )
     .unwrap();
-    Redis::with(&[unique.to_str().unwrap(), "--sentinel"])
+    Redis::with(&[unique.to_str().unwrap(), "--sentinel", "--bind-source-addr", "HOST"])
 }
 
 #[tokio::test]
@@ -76,7 +78,8 @@ async fn a_cluster_of_three_masters_keeps_the_pins() {
     let stickyds = Stickyds::start(2, &workers, &url, "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
-    stickyds.run_whole(30, json!({"transports": ["polling"]})).await;
+    let load = stickyds.keep(30).await;
     assert!(stickyds.lookups("hit") >= 29.0, "{}", stickyds.lookups("hit"));
     assert!(nodes.iter().all(|node| !node.keys("stickyd:p:").is_empty()), "each server has some of the pins");
+    stop_whole(load).await;
 }
