@@ -64,10 +64,15 @@ fn sentinel(master: &Redis) -> Redis {
 
 #[tokio::test]
 async fn a_cluster_of_three_masters_keeps_the_pins() {
-    let node = || Redis::with(&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", "0"]);
+    let own = ["--bind-source-addr", "HOST", "--cluster-announce-ip", "HOST"];
+    let arguments = [&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"], &own[..]].concat();
+    let node = || Redis::with(&arguments);
     let nodes = [node(), node(), node()];
-    let mut create = Command::new("redis-cli");
-    create.args(["--cluster", "create", "--cluster-yes"]).args(nodes.iter().map(|node| node.address.to_string()));
+    // By itself, it waits for ever.
+    let mut create = Command::new("timeout");
+    create
+        .args(["30", "redis-cli", "--cluster", "create", "--cluster-yes"])
+        .args(nodes.iter().map(|node| node.address.to_string()));
     let said = create.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
     wait_for("the cluster is whole", || {
