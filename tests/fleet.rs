@@ -64,12 +64,25 @@ impl Stickyds {
         options
     }
 
+    /// Starts clients that poll, and waits until each has had its answers: their sessions stay until the load is stopped.
+    async fn keep(&self, n: u64) -> Load {
+        let mut load = Load::start(self.clients(n, &json!({"transports": ["polling"], "keep": true})));
+        load.event("all-echoed").await;
+        load
+    }
+
     /// Runs clients whose connections take turns; all of them stay whole.
     async fn run_whole(&self, n: u64, more: Value) -> Value {
         let result = Load::run(self.clients(n, &more)).await;
         assert_whole(&result, n, 5);
         result
     }
+}
+
+/// Ends clients that were kept; none of them has noticed anything.
+async fn stop_whole(load: Load) {
+    let result = load.stop().await;
+    assert_eq!((&result["refusals"]["total"], &result["reconnects"]), (&json!(0), &json!(0)), "{result}");
 }
 
 /// The lowest value of the series that begin with this text; 0 if there is none.
@@ -95,8 +108,12 @@ async fn sessions_of_other_stickyds_are_found_in_redis() {
     }
     let missed = stickyds.lookups("miss") + stickyds.lookups("open");
     assert!(hits / (hits + missed) >= 0.99, "{hits} found, {missed} not");
-    assert!(redis.keys("stickyd:p:").len() >= 40, "one key per session");
     assert!(stickyds.sum("stickyd_fleet_writes_total{result=\"ok\"}") >= 60.0);
+    let before = redis.keys("stickyd:p:");
+    let load = stickyds.keep(20).await;
+    let new = redis.keys("stickyd:p:").into_iter().filter(|key| !before.contains(key));
+    assert_eq!(new.count(), 20, "one key per live session");
+    stop_whole(load).await;
 }
 
 #[tokio::test]
@@ -136,8 +153,10 @@ async fn pins_are_spread_over_several_redis() {
     );
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
-    stickyds.run_whole(30, json!({"transports": ["polling"]})).await;
+    let load = stickyds.keep(30).await;
     assert!(stickyds.lookups("hit") >= 29.0, "{}", stickyds.lookups("hit"));
     let (first, second) = (one.keys("stickyd:p:").len(), two.keys("stickyd:p:").len());
     assert!(first >= 3 && second >= 3, "{first} and {second} pins");
+    assert_eq!(first + second, 30, "each session has one pin");
+    stop_whole(load).await;
 }

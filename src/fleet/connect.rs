@@ -182,7 +182,8 @@ impl Connector {
             RedisPlace::Cluster(nodes) => self.first_of(nodes).await,
             RedisPlace::Sentinel(nodes, master) => {
                 // Sentinels have users of their own, and mostly none; TLS is the same for both.
-                let plain = |node| self.node(node).set_redis_settings(RedisConnectionInfo::default());
+                let settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+                let plain = |node| self.node(node).set_redis_settings(settings.clone());
                 let mut sentinel = Sentinel::build(nodes.iter().map(plain).collect())?;
                 let mut to_master =
                     SentinelNodeConnectionInfo::default().set_redis_connection_info(self.redis_settings());
@@ -229,7 +230,8 @@ impl Connector {
         let mut settings = RedisConnectionInfo::default()
             .set_protocol(ProtocolVersion::RESP3)
             .set_db(self.address.database)
-            .set_lib_name("stickyd", env!("CARGO_PKG_VERSION"));
+            // Redis knows CLIENT SETINFO since 7.2 only, so that no line of rights for all versions can grant it.
+            .set_skip_set_lib_name();
         if let Some(name) = &self.address.username {
             settings = settings.set_username(name);
         }

@@ -346,6 +346,6 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
     format!(
         "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
          +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +client|setname +client|setinfo +cluster|slots +cluster|shards +role"
+         +select +cluster|slots +asking +role"
     )
 }

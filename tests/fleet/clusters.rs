@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::Stickyds;
+use super::{Stickyds, stop_whole};
 use crate::support::node::NodeServer;
 use crate::support::redis::Redis;
 use crate::support::wait::wait_for;
@@ -13,7 +13,9 @@ use crate::support::wait::wait_for;
 async fn the_master_that_sentinels_name_is_used_and_followed() {
     let mut master = Redis::start();
     let (host, port) = (master.address.ip().to_string(), master.address.port().to_string());
-    let replica = Redis::with(&["--save", "", "--appendonly", "no", "--replicaof", &host, &port]);
+    // Servers find one another by the addresses that they connect from, so that these must be their own.
+    let replica = ["--save", "", "--appendonly", "no", "--bind-source-addr", "HOST", "--replicaof", &host, &port];
+    let replica = Redis::with(&replica);
     let sentinels: Vec<_> = (0..3).map(|_| sentinel(&master)).collect();
     wait_for("the sentinels know each other and the replica", || {
         let known = |sentinel: &Redis| {
@@ -57,15 +59,20 @@ fn sentinel(master: &Redis) -> Redis {
         ),
     )
     .unwrap();
-    Redis::with(&[unique.to_str().unwrap(), "--sentinel"])
+    Redis::with(&[unique.to_str().unwrap(), "--sentinel", "--bind-source-addr", "HOST"])
 }
 
 #[tokio::test]
 async fn a_cluster_of_three_masters_keeps_the_pins() {
-    let node = || Redis::with(&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", "0"]);
+    let own = ["--bind-source-addr", "HOST", "--cluster-announce-ip", "HOST"];
+    let arguments = [&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"], &own[..]].concat();
+    let node = || Redis::with(&arguments);
     let nodes = [node(), node(), node()];
-    let mut create = Command::new("redis-cli");
-    create.args(["--cluster", "create", "--cluster-yes"]).args(nodes.iter().map(|node| node.address.to_string()));
+    // By itself, it waits for ever.
+    let mut create = Command::new("timeout");
+    create
+        .args(["30", "redis-cli", "--cluster", "create", "--cluster-yes"])
+        .args(nodes.iter().map(|node| node.address.to_string()));
     let said = create.output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
     wait_for("the cluster is whole", || {
@@ -76,7 +83,8 @@ async fn a_cluster_of_three_masters_keeps_the_pins() {
     let stickyds = Stickyds::start(2, &workers, &url, "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
-    stickyds.run_whole(30, json!({"transports": ["polling"]})).await;
+    let load = stickyds.keep(30).await;
     assert!(stickyds.lookups("hit") >= 29.0, "{}", stickyds.lookups("hit"));
     assert!(nodes.iter().all(|node| !node.keys("stickyd:p:").is_empty()), "each server has some of the pins");
+    stop_whole(load).await;
 }

@@ -7,9 +7,11 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::Stickyds;
+use super::{Stickyds, stop_whole};
+use crate::support::engines::path;
 use crate::support::load::Load;
 use crate::support::node::NodeServer;
+use crate::support::raw::Raw;
 use crate::support::redis::Redis;
 use crate::support::wait::{wait_for, wait_for_async};
 
@@ -20,9 +22,7 @@ async fn survives(mut redis: Redis, spoil: impl FnOnce(&mut Redis), heal: impl F
     let stickyds = Stickyds::start(3, &workers, &format!("{:?}", redis.url()), "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
-    let options = json!({"transports": ["polling"], "keep": true});
-    let mut load = Load::start(stickyds.clients(12, &options));
-    load.event("all-echoed").await;
+    let mut load = stickyds.keep(12).await;
     spoil(&mut redis);
     load.echo(5).await;
     stickyds.run_whole(12, json!({"transports": ["polling"]})).await;
@@ -34,8 +34,7 @@ async fn survives(mut redis: Redis, spoil: impl FnOnce(&mut Redis), heal: impl F
         stickyds.lookups("hit") > before
     })
     .await;
-    let result = load.stop().await;
-    assert_eq!((&result["refusals"]["total"], &result["reconnects"]), (&json!(0), &json!(0)), "{result}");
+    stop_whole(load).await;
     stickyds
 }
 
@@ -70,10 +69,10 @@ async fn redis_that_becomes_a_replica_costs_no_session() {
 
 #[tokio::test]
 async fn redis_that_cannot_save_costs_no_session() {
-    let redis = Redis::with(&["--save", "3600 1", "--appendonly", "no"]);
+    // Redis 7 lets no command change the name of the file.
+    let redis = Redis::with(&["--save", "3600 1", "--appendonly", "no", "--dbfilename", "none"]);
     let break_disk = |redis: &mut Redis| {
         redis.cli(&["set", "stickyd:x", "1"]);
-        redis.cli(&["config", "set", "dbfilename", "none"]);
         // No file can be written where a folder has its name.
         std::fs::create_dir_all(redis.folder.join("none")).unwrap();
         redis.cli(&["bgsave"]);
@@ -86,8 +85,25 @@ async fn redis_that_cannot_save_costs_no_session() {
 
 #[tokio::test]
 async fn redis_that_loses_all_pins_costs_no_session() {
-    let stickyds = survives(Redis::start(), |redis| _ = redis.cli(&["flushall"]), |_| ()).await;
-    assert!(stickyds.lookups("miss") > 0.0);
+    survives(Redis::start(), |redis| _ = redis.cli(&["flushall"]), |_| ()).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_pin_redis_has_lost_is_found_by_asking() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(3, &[]).await);
+    let stickyds = Stickyds::start(2, &workers, &format!("{:?}", redis.url()), "");
+    stickyds.wait_until_redis_is(true);
+    stickyds.all_take_new().await;
+    let open = Raw::connect(stickyds.0[0].address).get("/socket.io/?EIO=4&transport=polling");
+    let sid: serde_json::Value = serde_json::from_str(&open.text()[1..]).unwrap();
+    let path = path(sid["sid"].as_str().unwrap());
+    wait_for("redis has the pin", || redis.keys("stickyd:p:").len() == 1);
+    assert_eq!(redis.cli(&["flushall"]), "OK");
+    let post = format!("POST {path} HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nContent-Length: 2\r\n\r\n40");
+    let answer = Raw::connect(stickyds.0[1].address).ask(&post);
+    assert_eq!((answer.status(), answer.text()), (200, "ok"));
+    assert_eq!((stickyds.lookups("miss"), stickyds.lookups("hit")), (1.0, 0.0));
+    wait_for("redis has the pin again", || redis.keys("stickyd:p:").len() == 1);
 }
 
 #[tokio::test]
@@ -161,7 +177,8 @@ impl Hole {
     }
 }
 
-#[tokio::test]
+// The hole needs a thread of its own, since waiting for a state blocks that of the test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_swallows_everything_costs_no_session() {
     let (redis, workers) = (Redis::start(), NodeServer::start_many(3, &[]).await);
     let hole = Hole::before(redis.address).await;

@@ -33,7 +33,7 @@ async fn redis_sees_no_session_id_and_no_name_of_a_user() {
 
 #[tokio::test]
 async fn the_rights_that_are_printed_suffice() {
-    let mut redis = Redis::start();
+    let redis = Redis::start();
     let workers = NodeServer::start_many(2, &[]).await;
     let binary = Binary::with(&format!(
         "state_dir = \".\"\n{}",
@@ -49,8 +49,7 @@ async fn the_rights_that_are_printed_suffice() {
     let words: Vec<String> = line.replace(">PASSWORD", ">pass").split_whitespace().skip(1).map(str::to_owned).collect();
     let set: Vec<&str> = ["acl", "setuser"].into_iter().chain(words.iter().map(String::as_str)).collect();
     assert_eq!(redis.cli(&set), "OK");
-    redis.log_in("default", "");
-    let url = format!("\"redis://edge:pass@{}\"", redis.address);
+    let url = format!("\"redis://edge:pass@{}/1\"", redis.address);
     let stickyds = Stickyds::start(2, &workers, &url, "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;

@@ -14,8 +14,6 @@ pub(crate) struct Redis {
     pub(crate) folder: PathBuf,
     /// Arguments of its command line.
     arguments: Vec<String>,
-    /// What `redis-cli` has to say before a command.
-    login: Vec<String>,
     running: Option<Running>,
 }
 
@@ -31,7 +29,7 @@ impl Redis {
         Self::with(&["--save", "", "--appendonly", "no"])
     }
 
-    /// Starts a server with these arguments; `FOLDER` in them stands for its folder.
+    /// Starts a server with these arguments; `HOST` in them stands for its address.
     pub(crate) fn with(arguments: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -40,9 +38,9 @@ impl Redis {
         // The program decides by its name whether it is the server, redis-cli or a Sentinel.
         std::os::unix::fs::symlink(program(), folder.join("redis-server")).unwrap();
         let address = free_address();
-        let own = |argument: &&str| argument.replace("FOLDER", folder.to_str().unwrap());
+        let own = |argument: &&str| argument.replace("HOST", &address.ip().to_string());
         let arguments = arguments.iter().map(own).collect();
-        let mut redis = Self { address, folder, arguments, login: Vec::new(), running: None };
+        let mut redis = Self { address, folder, arguments, running: None };
         redis.start_again();
         redis
     }
@@ -50,11 +48,6 @@ impl Redis {
     /// The URL of the server.
     pub(crate) fn url(&self) -> String {
         format!("redis://{}", self.address)
-    }
-
-    /// Lets `cli` log in as this user.
-    pub(crate) fn log_in(&mut self, user: &str, password: &str) {
-        self.login = ["--user", user, "--pass", password, "--no-auth-warning"].map(str::to_owned).to_vec();
     }
 
     /// Starts the server, on the same address as before, and waits until it answers.
@@ -91,7 +84,7 @@ impl Redis {
     pub(crate) fn cli(&self, command: &[&str]) -> String {
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let mut cli = Command::new("redis-cli");
-        let said = cli.args(["-h", &host, "-p", &port]).args(&self.login).args(command).output().unwrap();
+        let said = cli.args(["-h", &host, "-p", &port]).args(command).output().unwrap();
         String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).trim().to_owned()
     }
 
