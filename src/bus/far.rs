@@ -2,7 +2,7 @@
 //!
 //! Each hub tells the others which members it has, at every change and every [`ANNOUNCE`]; one that is silent for
 //! [`SILENT`] has none. Published messages go to all hubs of the group, answers to one. Nothing is confirmed or sent
-//! again: what is lost on the way is lost, as without other machines. Left out: the way itself, which is an [`Outbound`]
+//! again: what is lost on the way is lost, as without other machines. Left out: the way itself, an [`Outbound`]
 //! queue and calls of [`FarHubs::hear`], and what protects messages there (`crate::fleet`).
 
 use std::cell::{Cell, RefCell};
@@ -39,7 +39,7 @@ pub(crate) struct HubId(pub(crate) u64);
 pub(crate) enum FarTarget {
     /// To every hub that has members of the group.
     Group(GroupKey),
-    /// To one hub.
+    /// Sent to one hub.
     Hub(HubId),
 }
 
@@ -167,7 +167,7 @@ impl FarHubs {
         }
     }
 
-    /// The way is open: the others are told who is here, and asked who is there.
+    /// The way is open: the others are told the members of this hub, and asked for theirs.
     pub(crate) fn link(&self, hub: &Hub) {
         self.linked.set(true);
         self.announce(hub, true);
@@ -183,7 +183,7 @@ impl FarHubs {
         gone.iter().for_each(|(id, key)| forget(hub, *id, key));
     }
 
-    /// Tells the others who is here, and forgets hubs that are silent.
+    /// Tells the others the members of this hub, and forgets hubs that are silent.
     pub(crate) fn tick(&self, hub: &Hub, now: Instant) {
         if self.linked.get() {
             self.announce(hub, false);
@@ -199,7 +199,7 @@ impl FarHubs {
         gone.iter().for_each(|(id, key)| forget(hub, *id, key));
     }
 
-    /// Tells the others that nobody is left here.
+    /// Tells the others that this hub has no members left.
     pub(crate) fn leave(&self, hub: &Hub) {
         if let Some(way) = self.way.as_ref().filter(|_| self.linked.get()) {
             for key in hub.groups.borrow().keys() {

@@ -151,7 +151,7 @@ impl BusGroup {
         self.far.get(&member).copied()
     }
 
-    /// Takes the members that another hub has now, and tells those here who came and who left.
+    /// Takes the members that another hub has now, and tells those here which came and which left.
     pub(crate) fn far_members(&mut self, hub: HubId, members: &[MemberId]) {
         let Self { members: near, far, .. } = self;
         let tell = |frame: Bytes| near.values().for_each(|member| _ = member.push(frame.clone()));

@@ -4,8 +4,8 @@
 //! A preload (`preload/`) in each Node.js worker replaces Socket.IO's in-memory adapter and connects to the hub, a unix
 //! socket of stickyd. The hub runs on a thread of its own, so that many messages slow no request. It knows members by
 //! upstream and path and leaves the content of messages unread. Without the hub, each worker delivers to its own
-//! clients and connects again; what it published meanwhile follows then. In a fleet, hubs of several machines hand their
-//! messages to one another ([`far`]).
+//! clients and connects again; what it published meanwhile follows then. In a fleet, hubs of several machines hand
+//! their messages to one another ([`far`]).
 //! Left out: the way to other machines (`crate::fleet`), and servers other than Socket.IO's for Node.js.
 
 mod duplicates;
@@ -92,7 +92,7 @@ impl Hub {
         self.position.get()
     }
 
-    /// The way to other machines is open: asks who is there.
+    /// The way to other machines is open: asks for their members.
     pub(crate) fn link_far(&self) {
         self.far.link(self);
     }
@@ -103,7 +103,7 @@ impl Hub {
         self.show_far();
     }
 
-    /// Tells the other machines who is here, and forgets those that are silent.
+    /// Tells the other machines the members here, and forgets those that are silent.
     pub(crate) fn tick_far(&self, now: Instant) {
         self.far.tick(self, now);
         self.show_far();

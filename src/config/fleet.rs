@@ -15,7 +15,7 @@ use super::file::{ConfigItem, ConfigText, Section};
 use super::upstream::ReadUpstream;
 use super::{Address, Secret, files, tls, values};
 
-/// Range of `lookup_timeout`.
+/// Range of the key `lookup_timeout`.
 const LOOKUPS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 
 /// Example for messages about `redis`.
@@ -65,7 +65,7 @@ pub struct RedisAddress {
 /// What the address of a Redis leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisPlace {
-    /// One server.
+    /// One server, by host and port.
     Server(String, u16),
     /// The socket of one server.
     Unix(PathBuf),
@@ -237,7 +237,7 @@ fn parse(text: &str) -> Result<RedisAddress, String> {
     let database = match database {
         "" => 0,
         number => {
-            number.parse().ok().filter(|number| (0..=65_535).contains(number)).ok_or("its database is no number")?
+            number.parse().ok().filter(|number| (0..=65_535).contains(number)).ok_or("its database is not a number")?
         }
     };
     Ok(RedisAddress { place, tls, database, username, password })

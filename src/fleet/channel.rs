@@ -35,7 +35,7 @@ pub(crate) enum FleetMessage {
     Message {
         /// Number of the sender.
         from: u64,
-        /// The content.
+        /// The content of the message.
         payload: Vec<u8>,
     },
     /// Messages may have been lost here.

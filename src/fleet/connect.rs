@@ -1,4 +1,4 @@
-//! Connections to Redis: one server, the master that Sentinels name, or a cluster. Every wait has a deadline of its own,
+//! Connections to Redis: one server, the master that Sentinels name, or a cluster. Every wait has its own deadline,
 //! since the library's time-outs do not cover all of them. Left out: what is sent (`shard`).
 
 use std::net::SocketAddr;
@@ -66,7 +66,7 @@ pub(crate) fn kind_of(code: &str, is_io: bool) -> &'static str {
     }
 }
 
-/// An open connection.
+/// An open connection to Redis.
 pub(crate) enum Link {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),

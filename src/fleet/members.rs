@@ -1,4 +1,4 @@
-//! Who is in the fleet: each stickyd shows a summary of itself in Redis, reads those of the others, and says what
+//! The members of the fleet: each stickyd shows a summary of itself in Redis, reads those of the others, and says what
 //! differs. Left out: how a summary is made (`server::fleet`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,17 +36,17 @@ pub struct Summary {
     pub redis_p50_ms: f64,
     /// Latency that 1 % of the batches exceeded.
     pub redis_p99_ms: f64,
-    /// Live sessions.
+    /// Number of live sessions.
     pub sessions: u64,
     /// Difference of its clock to that of the Redis, in milliseconds.
     pub skew_ms: i64,
-    /// Live sockets.
+    /// Number of live sockets.
     pub sockets: u64,
     /// Seconds since its start.
     pub uptime_s: u64,
-    /// Version of stickyd.
+    /// Version of this stickyd.
     pub version: String,
-    /// Its workers.
+    /// State of its workers.
     pub workers: Vec<SeenWorker>,
     /// Changes of pins that it wrote to Redis.
     pub written: u64,
@@ -55,9 +55,9 @@ pub struct Summary {
 /// A worker as one stickyd sees it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SeenWorker {
-    /// Admin state.
+    /// Word of its admin state.
     pub admin: String,
-    /// Health.
+    /// Word of its health.
     pub health: String,
     /// Name of the worker.
     pub name: String,

@@ -8,7 +8,7 @@ const VERSION: u8 = 1;
 /// The session was ended by an operator, and no stickyd may find it again.
 const ENDED: u8 = 1;
 
-/// A shared pin.
+/// A pin that stickyds share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SharedPin {
     /// Id of the worker, the same on every stickyd of the fleet.

@@ -24,7 +24,7 @@ pub(crate) enum Write {
     Set(PinChange),
     /// Keeps the pin of a session for longer; it is stored again if Redis has lost it.
     Renew(PinChange),
-    /// Forgets a pin.
+    /// Forgets the pin of a session.
     Forget(String),
     /// Publishes a sealed message on a channel.
     Publish(String, Vec<u8>),
@@ -44,7 +44,7 @@ pub(crate) struct Lookup {
     pub(crate) answer: oneshot::Sender<Option<Vec<u8>>>,
 }
 
-/// Commands whose replies somebody waits for.
+/// Commands whose replies are waited for.
 pub(crate) struct Question {
     pub(crate) commands: Vec<Cmd>,
     pub(crate) answer: oneshot::Sender<Vec<Value>>,

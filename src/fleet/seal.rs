@@ -1,7 +1,7 @@
 //! What Redis gets to see: hashed names and sealed values. Left out: where they are stored.
 //!
-//! A value is sealed by AES-256-GCM-SIV with a random nonce, and bound to the name it is stored under: whoever can write
-//! to the Redis can neither make a value, nor move one to another name. A replayed value was right once.
+//! A value is sealed by AES-256-GCM-SIV with a random nonce, and bound to the name it is stored under: a program
+//! that can write to the Redis can neither make a value, nor move one to another name. A replayed value was right once.
 
 use std::hash::Hasher;
 
@@ -38,7 +38,7 @@ impl Seals {
         base64url(&hasher.finish128().as_bytes())
     }
 
-    /// Seals a value that belongs to `name`: nonce, ciphertext and tag, 28 bytes more than the value. `None` only if the
+    /// Seals a value that belongs to `name`: nonce, ciphertext, tag, 28 bytes more than the value. `None` only if the
     /// library fails.
     pub(crate) fn seal(&self, name: &str, value: &[u8]) -> Option<Vec<u8>> {
         let mut sealed = value.to_vec();

@@ -65,7 +65,7 @@ impl ShardHealth {
 
 /// One Redis as all threads see it.
 pub(crate) struct Shard {
-    /// Address without credentials.
+    /// Address, shown without credentials.
     pub(crate) shown: String,
     pub(crate) user: Option<String>,
     pub(crate) queue: Mutex<Queue>,

@@ -9,10 +9,10 @@ use prometheus::{Histogram, IntCounter, IntCounterVec};
 use super::catalogue::Registrar;
 use super::families::{Families, Family, value};
 
-/// Results of lookups.
+/// Results of lookups of pins.
 const LOOKUPS: [&str; 8] = ["hit", "miss", "timeout", "open", "wrong", "unknown_worker", "bad_seal", "ended"];
 
-/// Kinds of errors.
+/// Kinds of errors of Redis.
 const ERRORS: [&str; 9] =
     ["timeout", "connection", "auth", "readonly", "oom", "loading", "misconf", "clusterdown", "other"];
 

@@ -34,7 +34,7 @@ const LABELS_EVERY: Duration = Duration::from_secs(10);
 /// CPU usage in percent of one core, and memory in bytes, of the processes of workers.
 pub(super) type WorkerUsage = HashMap<Address, (Option<u64>, u64)>;
 
-/// Returns the usage of workers' processes. A process that stands for several workers is no measure of one.
+/// Returns the usage of workers' processes. A process that stands for several workers does not measure one.
 pub(super) fn usage_of(table: &ProcessTable) -> WorkerUsage {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage, cut to its range")]
     let whole = |percent: f64| percent.round().clamp(0.0, 1_000_000.0) as u64;

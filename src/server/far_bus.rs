@@ -1,7 +1,7 @@
 //! The way of the bus to other machines: the hub's messages go over the fleet's Redis, sealed like all that is there.
 //!
-//! Each group of workers has a topic, and so has each hub, for answers. While Redis is away the hub has no peers on other
-//! machines, and everything works as on one machine. Left out: what the hubs say (`bus::far`), and how Redis is reached
+//! Each group of workers has a topic, and so has each hub, for answers. While Redis is away the hub has no peers on
+//! other machines, and everything works as on one machine. Left out: what the hubs say (`bus::far`), and how Redis is reached
 //! (`crate::fleet`).
 
 use std::rc::Rc;
@@ -78,7 +78,7 @@ async fn hear(hub: Rc<Hub>, mut messages: mpsc::Receiver<FleetMessage>) {
     while let Some(message) = messages.recv().await {
         match message {
             FleetMessage::Message { from, payload } => hub.hear_far(HubId(from), payload.into()),
-            // The subscription is new, or what was sent meanwhile is lost: ask again who is there.
+            // The subscription is new, or what was sent meanwhile is lost: ask for the members again.
             FleetMessage::Gap => hub.link_far(),
         }
     }

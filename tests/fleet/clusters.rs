@@ -1,4 +1,4 @@
-//! Redis behind Sentinels, and a cluster of Redis.
+//! Redis with Sentinels, and a cluster of Redis.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Who is in the fleet, and what differs: `stickyd fleet` and the API.
+//! The members of the fleet, and what differs: `stickyd fleet` and the API.
 
 use std::process::Command;
 

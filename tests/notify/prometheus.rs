@@ -43,7 +43,7 @@ fn promtool_and_amtool_accept_what_is_shipped() {
     succeeds("amtool", &["check-config", "alertmanager.example.yml"]);
 }
 
-/// A running Prometheus.
+/// A running Prometheus of the test.
 struct Prometheus {
     child: Child,
     address: std::net::SocketAddr,

@@ -14,7 +14,7 @@ const A: MemberId = MemberId(1);
 const B: MemberId = MemberId(2);
 const C: MemberId = MemberId(3);
 
-/// One machine.
+/// One machine of the fleet.
 struct Machine {
     id: HubId,
     hub: Hub,
@@ -134,7 +134,7 @@ fn a_lost_way_ends_all_peers_at_once() {
     frames(&b);
     there.hub.far.tick(&there.hub, Instant::now() + SILENT);
     assert_eq!(frames(&b), [(6, id(A))]);
-    // Back again: each asks who is there.
+    // Back again: each asks for the members of the others.
     here.hub.far.link(&here.hub);
     here.carry(&there);
     there.carry(&here);

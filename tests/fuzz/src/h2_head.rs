@@ -44,8 +44,8 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// The target as it is inside of stickyd, where some bytes are encoded. They are written as they came only on a worker's
-/// connection, which is not part of this (tests: `http2`).
+/// The target as it is inside of stickyd, where some bytes are encoded. They are written as they came only on the
+/// connection of a worker, which is not part of this (tests: `http2`).
 fn encoded(target: &[u8]) -> Vec<u8> {
     let encode = |byte: &u8| match byte {
         b'"' => b"%22".to_vec(),
