@@ -64,7 +64,7 @@ impl Stickyds {
         options
     }
 
-    /// Starts clients that poll, and waits until each has had its answers: their sessions stay until the load is stopped.
+    /// Starts clients that poll, and waits until each has had its answers: their sessions stay until the load stops.
     async fn keep(&self, n: u64) -> Load {
         let mut load = Load::start(self.clients(n, &json!({"transports": ["polling"], "keep": true})));
         load.event("all-echoed").await;

@@ -36,6 +36,10 @@ const MAX_POST: u64 = 1_000_000;
 /// Time limit for a POST to be complete, because it takes room that all requests share.
 const POST_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long an upgrade waits for the CONNECT packet that its client posts at the same time. Clients that send it only over
+/// the WebSocket (python-socketio) wait this long.
+const JUDGED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Returns the client of a session; a session that is not remembered was found at a worker.
 pub(super) fn person(job: &Job, key: Key) -> Arc<Person> {
     let shared = &job.conn.thread.shared;
@@ -56,6 +60,13 @@ pub(super) async fn judge(
     request: Request<Outgoing>,
 ) -> Result<Request<Outgoing>, Response<Reply>> {
     let person = person(job, key);
+    if job.ask.upgrade.is_some() && !person.is_found() {
+        // A client that moves to a WebSocket does not listen to either transport for a moment, and would miss a refusal.
+        let _ = tokio::time::timeout(JUDGED_WITHIN, person.judged()).await;
+        if person.refusal().is_some() {
+            return Err(respond::refused(job));
+        }
+    }
     if request.body().is_end_stream() && matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
         return Ok(request);
     }

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use tokio::sync::Notify;
+
 use crate::jwt::Claims;
 use crate::locks::lock;
 
@@ -36,6 +38,8 @@ pub(crate) struct Person {
     refusal: Mutex<Option<PersonRefusal>>,
     /// The claims that labels and limits need; few, so that a session costs little.
     values: Mutex<Vec<(Box<str>, Box<str>)>>,
+    /// Wakes what waits until the client is admitted or refused.
+    judged: Notify,
 }
 
 impl Person {
@@ -62,6 +66,20 @@ impl Person {
         *lock(&self.values) = kept.collect();
         self.expires_s.store(claims.expires_s().unwrap_or(0), Relaxed);
         self.admitted.store(true, Relaxed);
+        self.judged.notify_waiters();
+    }
+
+    /// Waits until the client is admitted or refused for good.
+    pub(crate) async fn judged(&self) {
+        loop {
+            let mut judged = std::pin::pin!(self.judged.notified());
+            // Before the look, so that a verdict between both is not missed.
+            judged.as_mut().enable();
+            if self.is_admitted() || self.refusal().is_some() {
+                return;
+            }
+            judged.await;
+        }
     }
 
     /// Whether a good token has come.
@@ -97,6 +115,7 @@ impl Person {
     /// Notes that the client is refused for good, so that each of its connections tells it.
     pub(crate) fn refuse(&self, refusal: PersonRefusal) {
         lock(&self.refusal).get_or_insert(refusal);
+        self.judged.notify_waiters();
     }
 
     /// How the client is refused for good, once it is.

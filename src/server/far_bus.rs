@@ -1,8 +1,8 @@
 //! The way of the bus to other machines: the hub's messages go over the fleet's Redis, sealed like all that is there.
 //!
 //! Each group of workers has a topic, and so has each hub, for answers. While Redis is away the hub has no peers on
-//! other machines, and everything works as on one machine. Left out: what the hubs say (`bus::far`), and how Redis is reached
-//! (`crate::fleet`).
+//! other machines, and everything works as on one machine. Left out: what the hubs say (`bus::far`), and how
+//! Redis is reached (`crate::fleet`).
 
 use std::rc::Rc;
 use std::sync::Arc;

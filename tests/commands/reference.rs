@@ -97,7 +97,7 @@ fn the_shipped_file_marks_what_needs_a_restart() {
         let needs = facts["applied_by"] == "restart";
         let (word, line) = (last(&key), format!("{} = ", last(&key)));
         // A key of this name in another table is described elsewhere.
-        if key.contains('.') || table == "admin" || ["address", "name", "hosts", "upstream"].contains(&word) {
+        if key.contains('.') || table == "admin" || ["address", "name", "hosts", "upstream", "bus"].contains(&word) {
             continue;
         }
         let of_key =

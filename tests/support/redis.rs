@@ -69,7 +69,7 @@ impl Redis {
         self.running = Some(Running { shell, stdin, pid });
     }
 
-    /// Kills the server.
+    /// Kills the running server.
     pub(crate) fn stop(&mut self) {
         self.running = None;
     }
