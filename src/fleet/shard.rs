@@ -194,7 +194,7 @@ impl Driver {
         let replies = link.run(vec![cmd("PING")]).await?;
         if let Some(Value::ServerError(error)) = replies.first() {
             let kind = kind_of(error.code(), false);
-            self.failed(kind, error.details().unwrap_or(error.code()));
+            self.failed(kind, error.details().unwrap_or_else(|| error.code()));
             self.shard.usable.store(false, Relaxed);
             return Ok(());
         }
@@ -267,7 +267,7 @@ impl Driver {
             let own: Vec<_> = replies.by_ref().take(commands.len()).collect();
             for reply in &own {
                 if let Value::ServerError(error) = reply {
-                    self.failed(kind_of(error.code(), false), error.details().unwrap_or(error.code()));
+                    self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
                 }
             }
             let _ = answer.send(own);
@@ -321,7 +321,7 @@ impl Driver {
         if let Value::ServerError(error) = reply {
             self.series.writes_failed.inc();
             let kind = kind_of(error.code(), false);
-            self.failed(kind, error.details().unwrap_or(error.code()));
+            self.failed(kind, error.details().unwrap_or_else(|| error.code()));
             return kind == "readonly";
         }
         self.series.writes.inc();
@@ -344,7 +344,7 @@ impl Driver {
         match reply {
             Value::BulkString(value) => _ = lookup.answer.send(Some(value)),
             Value::ServerError(error) => {
-                self.failed(kind_of(error.code(), false), error.details().unwrap_or(error.code()));
+                self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
                 self.shard.used(true);
             }
             _ => _ = lookup.answer.send(None),
@@ -352,7 +352,7 @@ impl Driver {
     }
 
     /// Looks whether Redis drops pins for want of memory.
-    async fn look_at_memory(&mut self, link: &mut Link) {
+    async fn look_at_memory(&self, link: &mut Link) {
         let mut info = cmd("INFO");
         info.arg("stats");
         let Ok(replies) = link.run(vec![info]).await else { return };

@@ -30,9 +30,8 @@ pub(crate) fn start(shared: &Arc<Shared>, stop: CancellationToken) -> io::Result
             Err(error) => return tracing::error!(%error, "cannot create the runtime of the fleet"),
         };
         runtime.block_on(async {
-            let walking = tokio::task::spawn_local(stop.clone().run_until_cancelled_owned(walk(shared.clone())));
-            fleet.run(stop, move || admin::fleet::summary(&shared)).await;
-            walking.abort();
+            let walking = stop.clone().run_until_cancelled_owned(walk(shared.clone()));
+            tokio::join!(walking, fleet.run(stop, move || admin::fleet::summary(&shared)));
         });
     });
     thread.map(Some)

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
+use super::secrecy::{assert_nothing_refused, grant};
 use super::{Stickyds, stop_whole};
 use crate::support::node::NodeServer;
 use crate::support::redis::Redis;
@@ -25,8 +26,10 @@ async fn the_master_that_sentinels_name_is_used_and_followed() {
         sentinels.iter().all(known)
     });
     let workers = NodeServer::start_many(2, &[]).await;
+    grant(&[&master, &replica], &workers);
     let all: Vec<_> = sentinels.iter().map(|sentinel| sentinel.address.to_string()).collect();
-    let stickyds = Stickyds::start(2, &workers, &format!("\"redis+sentinel://{}/mymaster\"", all.join(",")), "");
+    let stickyds =
+        Stickyds::start(2, &workers, &format!("\"redis+sentinel://edge:pass@{}/mymaster\"", all.join(",")), "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
     stickyds.run_whole(10, json!({"transports": ["polling"]})).await;
@@ -39,6 +42,7 @@ async fn the_master_that_sentinels_name_is_used_and_followed() {
         stickyds.lookups("hit") > before
     })
     .await;
+    assert_eq!(replica.cli(&["acl", "log"]), "", "what Redis has refused");
 }
 
 /// A Sentinel that watches this master.
@@ -79,7 +83,9 @@ async fn a_cluster_of_three_masters_keeps_the_pins() {
         nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
     });
     let workers = NodeServer::start_many(2, &[]).await;
-    let url = format!("\"redis+cluster://{},{}\"", nodes[0].address, nodes[1].address);
+    let servers = nodes.each_ref();
+    grant(&servers, &workers);
+    let url = format!("\"redis+cluster://edge:pass@{},{}\"", nodes[0].address, nodes[1].address);
     let stickyds = Stickyds::start(2, &workers, &url, "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
@@ -87,4 +93,5 @@ async fn a_cluster_of_three_masters_keeps_the_pins() {
     assert!(stickyds.lookups("hit") >= 29.0, "{}", stickyds.lookups("hit"));
     assert!(nodes.iter().all(|node| !node.keys("stickyd:p:").is_empty()), "each server has some of the pins");
     stop_whole(load).await;
+    assert_nothing_refused(&servers, &stickyds);
 }

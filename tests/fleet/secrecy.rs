@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Stickyds;
-use crate::support::node::NodeServer;
+use crate::support::node::{NodeServer, Worker};
 use crate::support::proxy::Binary;
 use crate::support::redis::Redis;
 use crate::support::wait::wait_for;
@@ -31,14 +31,10 @@ async fn redis_sees_no_session_id_and_no_name_of_a_user() {
     assert!(!seen.contains("alice"), "{seen}");
 }
 
-#[tokio::test]
-async fn the_rights_that_are_printed_suffice() {
-    let redis = Redis::start();
-    let workers = NodeServer::start_many(2, &[]).await;
-    let binary = Binary::with(&format!(
-        "state_dir = \".\"\n{}",
-        super::config(&workers, "a", &format!("{:?}", redis.url()), "username = \"edge\"")
-    ));
+/// Makes a user `edge` with the password `pass` and the rights that stickyd prints, on all of these servers.
+pub(super) fn grant(servers: &[&Redis], workers: &[Worker]) {
+    let text = super::config(workers, "a", &format!("{:?}", servers[0].url()), "username = \"edge\"");
+    let binary = Binary::with(&format!("state_dir = \".\"\n{text}"));
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stickyd"));
     let said =
         command.args(["fleet", "--acl", "--config", "stickyd.toml"]).current_dir(&binary.directory).output().unwrap();
@@ -46,17 +42,40 @@ async fn the_rights_that_are_printed_suffice() {
     let line = String::from_utf8(said.stdout).unwrap();
     assert!(line.starts_with("user edge on >PASSWORD ") && !line.contains("+@all"), "{line}");
     drop(binary);
-    let words: Vec<String> = line.replace(">PASSWORD", ">pass").split_whitespace().skip(1).map(str::to_owned).collect();
-    let set: Vec<&str> = ["acl", "setuser"].into_iter().chain(words.iter().map(String::as_str)).collect();
-    assert_eq!(redis.cli(&set), "OK");
+    let line = line.replace(">PASSWORD", ">pass");
+    let set: Vec<&str> = ["acl", "setuser"].into_iter().chain(line.split_whitespace().skip(1)).collect();
+    for redis in servers {
+        assert_eq!(redis.cli(&set), "OK");
+    }
+}
+
+/// The rights suffice: no server has refused anything.
+pub(super) fn assert_nothing_refused(servers: &[&Redis], stickyds: &Stickyds) {
+    for redis in servers {
+        assert_eq!(redis.cli(&["acl", "log"]), "", "what Redis has refused");
+        for command in ["publish", "subscribe"] {
+            let message = if command == "publish" { &["x"][..] } else { &[] };
+            let run = [&["acl", "dryrun", "edge", command, "stickyd:{ctl}:c:x"], message].concat();
+            assert_eq!(redis.cli(&run), "OK");
+        }
+    }
+    for kind in ["auth", "other"] {
+        assert_eq!(stickyds.sum(&format!("stickyd_fleet_redis_errors_total{{kind=\"{kind}\"}}")), 0.0, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn the_rights_that_are_printed_suffice() {
+    let redis = Redis::start();
+    let workers = NodeServer::start_many(2, &[]).await;
+    grant(&[&redis], &workers);
     let url = format!("\"redis://edge:pass@{}/1\"", redis.address);
     let stickyds = Stickyds::start(2, &workers, &url, "");
     stickyds.wait_until_redis_is(true);
     stickyds.all_take_new().await;
     stickyds.run_whole(10, json!({"transports": ["polling"]})).await;
     assert!(stickyds.lookups("hit") > 0.0);
-    assert_eq!(stickyds.sum("stickyd_fleet_redis_errors_total{kind=\"auth\"}"), 0.0);
-    assert_eq!(stickyds.sum("stickyd_fleet_redis_errors_total{kind=\"other\"}"), 0.0);
+    assert_nothing_refused(&[&redis], &stickyds);
 }
 
 #[tokio::test]
