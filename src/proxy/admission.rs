@@ -36,8 +36,8 @@ const MAX_POST: u64 = 1_000_000;
 /// Time limit for a POST to be complete, because it takes room that all requests share.
 const POST_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long an upgrade waits for the CONNECT packet that its client posts at the same time. Clients that send it only over
-/// the WebSocket (python-socketio) wait this long.
+/// How long an upgrade waits for the CONNECT packet that its client posts at the same time. Clients that send it only
+/// over the WebSocket (python-socketio) wait this long.
 const JUDGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Returns the client of a session; a session that is not remembered was found at a worker.
@@ -61,7 +61,7 @@ pub(super) async fn judge(
 ) -> Result<Request<Outgoing>, Response<Reply>> {
     let person = person(job, key);
     if job.ask.upgrade.is_some() && !person.is_found() {
-        // A client that moves to a WebSocket does not listen to either transport for a moment, and would miss a refusal.
+        // A client that moves to a WebSocket listens to neither transport for a moment, and would miss a refusal.
         let _ = tokio::time::timeout(JUDGED_WITHIN, person.judged()).await;
         if person.refusal().is_some() {
             return Err(respond::refused(job));

@@ -163,8 +163,8 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
     })
 }
 
-/// Applies what the route's guard knows of the client to its socket, and makes the gate of a tunnel whose token comes in
-/// a packet.
+/// Applies what the route's guard knows of the client to its socket, and makes the gate of a tunnel whose token comes
+/// in a packet.
 fn gate(job: &Job, socket: &Tunnelled) -> Option<Box<TunnelGate>> {
     let watch = job.watch.as_ref()?;
     let shared = &job.conn.thread.shared;

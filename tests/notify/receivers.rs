@@ -37,7 +37,9 @@ async fn every_kind_of_receiver_is_told_of_a_death_and_a_return() {
     );
     let binary = stickyd(&[&one, &two], "", &to);
     receiver.next_for("beat/1").await;
-    wait_for("both workers are up", || crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up"));
+    wait_for("both workers are up", || {
+        crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up")
+    });
     one.die();
     let mut seen = std::collections::BTreeMap::new();
     while seen.len() < 4 {
@@ -94,7 +96,9 @@ async fn a_receiver_that_is_busy_or_broken_gets_each_message_once() {
     let (mut one, two) = (Target::start(), Target::start());
     let to = format!("{FAST}[[notify.to]]\ndiscord = {{ url = \"{}\" }}\n", receiver.url("discord/x"));
     let binary = stickyd(&[&one, &two], "", &to);
-    wait_for("both workers are up", || crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up"));
+    wait_for("both workers are up", || {
+        crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up")
+    });
     receiver.plan(&json!({ "answer": 500, "times": 2 })).await;
     one.die();
     let first = receiver.next().await;
@@ -162,7 +166,9 @@ async fn what_waits_is_sent_when_stickyd_stops() {
     let slow = "[notify]\nafter = \"1s\"\ngroup = \"10m\"\n";
     let to = format!("{slow}[[notify.to]]\nslack = {{ url = \"{}\" }}\n", receiver.url("slack/x"));
     let mut binary = stickyd(&[&one, &two], "", &to);
-    wait_for("both workers are up", || crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up"));
+    wait_for("both workers are up", || {
+        crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up")
+    });
     one.die();
     wait_for("the problem waits for its group", || state(&binary)["problems"][0]["told"] == true);
     let (code, took) = binary.terminate();
