@@ -26,7 +26,7 @@ fn run_takes_a_file_or_addresses_but_not_both() {
         (&["a.toml", "--spawn", "2", "--", "node"], "--spawn <N|max>"),
     ] {
         let said = run(args).unwrap_err();
-        assert!(said.contains(&format!("'[FILE]' cannot be used with")) && said.contains(option), "{said}");
+        assert!(said.contains("'[FILE]' cannot be used with") && said.contains(option), "{said}");
     }
     let quick =
         run(&["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:3001-3002", "--worker", "unix:/run/a"]).unwrap();

@@ -1,5 +1,7 @@
 //! Events as a whole: ids, order, bounds, floods, subscribers, texts.
 
+#![allow(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
+
 use std::time::Duration;
 
 use super::*;
@@ -18,18 +20,18 @@ fn a_read_sees_what_was_told_before_it() {
     let [first, second] = &*page.events else { panic!("{page:?}") };
     assert!(first.id < second.id && second.id == page.last);
     let filter = EventFilter { after: Some(first.id), ..EventFilter::default() };
-    assert_eq!(events.page(&filter, 10).events, [second.clone()]);
+    assert_eq!(events.page(&filter, 10).events, vec![second.clone()]);
     let filter = EventFilter { worker: Some("w1".to_owned()), ..EventFilter::default() };
-    assert_eq!(events.page(&filter, 10).events, [first.clone()]);
+    assert_eq!(events.page(&filter, 10).events, vec![first.clone()]);
     let filter = EventFilter { kinds: vec![EventKind::WorkerDown], ..EventFilter::default() };
-    assert_eq!(events.page(&filter, 10).events, [second.clone()]);
+    assert_eq!(events.page(&filter, 10).events, vec![second.clone()]);
     assert!(
         events
             .page(&EventFilter { upstream: Some("other".to_owned()), ..EventFilter::default() }, 10)
             .events
             .is_empty()
     );
-    assert_eq!(events.page(&EventFilter::default(), 1).events, [second.clone()], "the newest ones");
+    assert_eq!(events.page(&EventFilter::default(), 1).events, vec![second.clone()], "the newest ones");
 }
 
 #[test]

@@ -231,7 +231,7 @@ mod tests {
         let width = 2 * (12 + 5) + 5;
         let merged = asked(HistoryRange::Hour, width * 100);
         let (step, count) = (merged["step_s"].as_u64().unwrap(), merged["count"].as_u64().unwrap());
-        assert!(step == 40 && count == 90 && merged["from"].as_u64().unwrap() % step == 0, "{step} {count}");
+        assert!(step == 40 && count == 90 && merged["from"].as_u64().unwrap().is_multiple_of(step), "{step} {count}");
         let column = merged["workers"][0]["columns"][2].as_array().unwrap();
         assert_eq!(column.len(), 90);
         let last = column.iter().rev().find_map(Value::as_f64).unwrap();

@@ -111,10 +111,7 @@ fn parameters(settings: &MailSettings) -> Result<TlsParameters, smtp::Error> {
 }
 
 fn said(answer: Result<smtp::response::Response, smtp::Error>) -> Verdict {
-    let error = match answer {
-        Ok(_) => return Verdict::Sent,
-        Err(error) => error,
-    };
+    let Err(error) = answer else { return Verdict::Sent };
     let mut why = error.to_string();
     let mut cause = std::error::Error::source(&error);
     while let Some(next) = cause {

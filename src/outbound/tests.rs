@@ -1,3 +1,4 @@
+#![allow(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,10 +25,11 @@ async fn server(answers: Vec<Vec<u8>>, tls: Option<TlsAcceptor>) -> (SocketAddr,
             let (answers, seen, tls) = (answers.clone(), seen.clone(), tls.clone());
             tokio::spawn(async move {
                 match tls {
-                    Some(tls) => match tls.accept(socket).await {
-                        Ok(socket) => serve(socket, answers, seen).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(socket) = tls.accept(socket).await {
+                            serve(socket, answers, seen).await;
+                        }
+                    }
                     None => serve(socket, answers, seen).await,
                 }
             });

@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(open(b"secret", "app", &sid, 1_031), None);
         assert_eq!(open(b"other", "app", &sid, 1_000), None);
         assert_eq!(open(b"secret", "other", &sid, 1_000), None);
-        let mut forged = sid.clone().into_bytes();
+        let mut forged = sid.into_bytes();
         for place in PREFIX.len()..forged.len() {
             forged[place] ^= 1;
             assert_eq!(super::open(b"secret", "app", &forged, 1_000), None, "{place}");

@@ -89,7 +89,7 @@ impl TunnelGate {
             Refused::NoKeys(_) => (CloseCode::TRY_AGAIN_LATER, GuardLabel::JwtKeys.word()),
             Refused::Fault(_) if self.person.is_found() => (CloseCode::SERVICE_RESTART, ""),
             Refused::Fault(fault) => {
-                (CloseCode::POLICY, self.person.refusal().map_or(fault.code(), |refusal| refusal.code))
+                (CloseCode::POLICY, self.person.refusal().map_or_else(|| fault.code(), |refusal| refusal.code))
             }
         })
     }

@@ -1,5 +1,7 @@
 //! Redis in every bad state: no session is lost, and it is used again once it is well.
 
+#![allow(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
+
 use std::time::Duration;
 
 use serde_json::json;

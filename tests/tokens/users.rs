@@ -54,7 +54,7 @@ async fn one_socket_too_many_is_refused_and_told() {
             let mut first = Guarded::start(&with("u"));
             first.event("echo").await;
             Guarded::start(&with("v")).event("echo").await;
-            let mut second = Guarded::start(&with("u"));
+            let second = Guarded::start(&with("u"));
             let said = second.end().await;
             assert_eq!(all(&said, "end")[0]["attempts"], 1, "{said:?}");
             assert_eq!(all(&said, "error")[0]["code"], "too_many_connections", "{said:?}");

@@ -229,7 +229,7 @@ fn field(without: &Config, with: &Config, path: &[Step]) -> Option<String> {
     let differing = old.get(same..(old.len() - end).max(same + 1))?;
     let Some(Step::Key(key, _)) = path.last() else { return None };
     let of_key = differing.iter().find(|line| line.trim().split_once(": ").is_some_and(|(name, _)| name == *key));
-    let line = of_key.or(differing.first())?;
+    let line = of_key.or_else(|| differing.first())?;
     let value = line.trim().trim_end_matches(',');
     let value = value.split_once(": ").map_or(value, |(_, value)| value);
     Some(value.to_owned())
@@ -244,8 +244,10 @@ fn spellings(shown: &str, asked: &[Asked]) -> Vec<String> {
     for asked in asked {
         match asked {
             Asked::Duration(_) => {
-                let seconds =
-                    shown.strip_suffix("ms").map(|ms| (ms, 0.001)).or(shown.strip_suffix('s').map(|s| (s, 1.0)));
+                let seconds = shown
+                    .strip_suffix("ms")
+                    .map(|ms| (ms, 0.001))
+                    .or_else(|| shown.strip_suffix('s').map(|s| (s, 1.0)));
                 let time = seconds.and_then(|(number, unit)| Some(number.parse::<f64>().ok()? * unit));
                 let time = time.and_then(|time| std::time::Duration::try_from_secs_f64(time).ok());
                 all.extend(time.map(|time| match time.as_secs() {
