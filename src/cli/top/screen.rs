@@ -48,9 +48,14 @@ pub(super) fn run(link: Link, every: Duration) -> u8 {
 }
 
 fn show(link: Link, every: Duration) -> io::Result<()> {
-    let _given_back = Screen::take()?;
     let (tell, messages) = channel();
     let (wish, wishes) = channel();
+    // Signals are taken before the terminal is: one in between would leave it as it is.
+    let (ready, is_ready) = channel();
+    let to_signals = tell.clone();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || wait_for_signal(&to_signals, &ready))?;
+    let _ = is_ready.recv();
+    let _given_back = Screen::take()?;
     for (name, work) in threads(link, every, wishes, &tell) {
         thread::Builder::new().name(name.to_owned()).spawn(work)?;
     }
@@ -82,13 +87,9 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// Returns the threads that fill the channel. They end with the process: a blocked read of the terminal has no other
 /// end.
-fn threads(link: Link, every: Duration, wishes: Receiver<Wish>, tell: &Sender<Message>) -> [(&'static str, Work); 3] {
-    let (to_keys, to_link, to_signals) = (tell.clone(), tell.clone(), tell.clone());
-    [
-        ("keys", Box::new(move || read_keys(&to_keys))),
-        ("link", Box::new(move || talk(link, every, &wishes, &to_link))),
-        ("signals", Box::new(move || wait_for_signal(&to_signals))),
-    ]
+fn threads(link: Link, every: Duration, wishes: Receiver<Wish>, tell: &Sender<Message>) -> [(&'static str, Work); 2] {
+    let (to_keys, to_link) = (tell.clone(), tell.clone());
+    [("keys", Box::new(move || read_keys(&to_keys))), ("link", Box::new(move || talk(link, every, &wishes, &to_link)))]
 }
 
 fn read_keys(tell: &Sender<Message>) {
@@ -122,12 +123,13 @@ fn talk(mut link: Link, every: Duration, wishes: &Receiver<Wish>, tell: &Sender<
     }
 }
 
-/// Ends the loop at SIGTERM, SIGHUP and SIGINT, so that the terminal is given back.
-fn wait_for_signal(tell: &Sender<Message>) {
+/// Ends the loop at SIGTERM, SIGHUP and SIGINT, so that the terminal is given back. Tells when signals are taken.
+fn wait_for_signal(tell: &Sender<Message>, ready: &Sender<()>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
         let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()];
         let [Ok(mut term), Ok(mut hangup), Ok(mut interrupt)] = kinds.map(signal) else { return };
+        let _ = ready.send(());
         tokio::select! {
             _ = term.recv() => {}
             _ = hangup.recv() => {}
