@@ -148,7 +148,7 @@ impl FarHubs {
     /// Hands a message of a member here to the other machines, if the group has members there.
     pub(crate) fn publish(&self, key: &GroupKey, group: &BusGroup, origin: MemberId, publish: &Publish) -> FarOutcome {
         let Some(way) = self.way.as_ref().filter(|_| self.linked.get() && group.has_far()) else {
-            return FarOutcome::Nobody;
+            return FarOutcome::Alone;
         };
         let message = published(key, origin, publish);
         if message.len() > LONGEST {
@@ -255,7 +255,7 @@ impl FarHubs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FarOutcome {
     /// The group has no members on other machines.
-    Nobody,
+    Alone,
     Sent,
     /// It is longer than [`LONGEST`], and stays on this machine.
     TooLong,

@@ -1,3 +1,5 @@
+//! The client for stickyd's own requests against real servers: plain, TLS, time-outs, repetitions, bounds.
+
 #![allow(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 use std::net::SocketAddr;
 use std::sync::Arc;

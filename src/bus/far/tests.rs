@@ -129,7 +129,7 @@ fn a_lost_way_ends_all_peers_at_once() {
     here.hub.far.lose(&here.hub);
     assert_eq!((frames(&a), here.hub.far.members()), (vec![(6, id(B))], 0), "left");
     assert_eq!(here.way.take_dropped(), 1);
-    assert_eq!(here.publish(A, 2, "alone"), FarOutcome::Nobody);
+    assert_eq!(here.publish(A, 2, "alone"), FarOutcome::Alone);
     // The other machine hears nothing more, and forgets this one.
     frames(&b);
     there.hub.far.tick(&there.hub, Instant::now() + SILENT);
@@ -156,7 +156,7 @@ fn nothing_goes_to_other_machines_where_nobody_is() {
     let here = Machine::new(1);
     here.join(A);
     here.way.clear();
-    assert_eq!(here.publish(A, 1, "nobody"), FarOutcome::Nobody);
+    assert_eq!(here.publish(A, 1, "left"), FarOutcome::Alone);
     assert!(here.way.queue.borrow().is_empty());
     assert_eq!(here.way.wanted(0), [key()], "but messages of the group are wanted");
 }
