@@ -46,7 +46,7 @@ const sockets = namespaces.map((namespace) => {
     const code = error?.data?.code ?? null;
     const text = typeof error === 'string' ? error : error?.message;
     const status = error?.context?.status ?? error?.description?.status ?? (typeof error?.description === 'number' ? error.description : null);
-    say('error', { ...at, message: text, code, status, active: socket.active ?? null });
+    say('error', { ...at, message: text, code, status, body: error?.context?.responseText ?? null, active: socket.active ?? null });
     quiet();
   };
   socket.on('connect_error', refused);
