@@ -79,6 +79,9 @@ pub struct Job {
     pub client: Client,
     /// Set for a POST that ends its Engine.IO session; dropping it ends the session's pin.
     pub goodbye: Option<SessionGoodbye>,
+    /// The number of sessions ended without their client, as of before this request's session is looked up: an end
+    /// after that is noticed by a poll, however long it takes to reach its worker.
+    pub(crate) ended: u32,
     /// Whether the request was already sent a second time; it is never sent a third time.
     pub resent: Cell<bool>,
     /// How long the request's session may be silent, in seconds; 0 if that is not known.
@@ -439,6 +442,7 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
         ask,
         client,
         goodbye: None,
+        ended: shared.sessions.sockets.ended(),
         resent: Cell::new(false),
         ttl_s: 0,
         first_path: None,

@@ -48,8 +48,7 @@ impl<'a, F: Future> OpenPoll<'a, F> {
             RequestKind::Session { key, poll: true, .. } => {
                 let entry = job.conn.http2.then(|| job.conn.thread.register_poll(worker.serial));
                 job.conn.set_worker(Some(worker.serial));
-                let ended = job.conn.thread.shared.sessions.sockets.ended();
-                Some(PollWait { job, worker, key, entry, ended, look: None })
+                Some(PollWait { job, worker, key, entry, ended: job.ended, look: None })
             }
             _ => None,
         };

@@ -30,7 +30,7 @@ async fn real_clients_with_a_good_token_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn real_clients_with_a_bad_token_are_told() {
+async fn real_clients_with_a_bad_token_are_told_once() {
     let workers = NodeServer::start_many(1, &["--allow-eio3"]).await;
     let proxy = guarded(&workers, "", "from = [\"auth:token\"]");
     for (auth, code, label) in [
@@ -44,14 +44,10 @@ async fn real_clients_with_a_bad_token_are_told() {
                 let options = json!({"url": proxy.url(""), "transports": transports, "auth": auth,
                     "namespaces": [namespace]});
                 let said = Guarded::start(&options).end().await;
-                // A known defect: a request of a polling client can be answered with 400 while its session is being
-                // refused, and the client then begins anew before it is told (docs/who-may-connect.md).
-                let most = if transports == json!(["websocket"]) { 1 } else { 10 };
-                let attempts = all(&said, "end")[0]["attempts"].as_u64().unwrap();
-                assert!((1..=most).contains(&attempts), "{transports} {said:?}");
+                assert_eq!(all(&said, "end")[0]["attempts"], 1, "{transports} {said:?}");
                 let errors = all(&said, "error");
-                assert_eq!(errors.last().unwrap()["code"], json!(code), "{transports} {said:?}");
-                assert!(turned(&proxy, label) - before >= 1.0, "{transports} {said:?}");
+                assert_eq!((errors.len(), &errors[0]["code"]), (1, &json!(code)), "{transports} {said:?}");
+                assert_eq!(turned(&proxy, label) - before, 1.0, "{transports} {said:?}");
             }
         }
     }
