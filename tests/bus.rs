@@ -148,7 +148,7 @@ fn stickyd(addresses: &[std::net::SocketAddr]) -> Binary {
     let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     Binary::with(&format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\" }}\n"
+        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n"
     ))
 }
 
