@@ -1,5 +1,7 @@
 //! Tokens and users (`[route.jwt]`, `users`, `refuse`): with real Socket.IO clients, and byte by byte.
 
+mod browser;
+mod bypasses;
 mod fields;
 mod keys;
 mod packets;

@@ -404,14 +404,17 @@ fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut Record) -> 
     if found.is_guarded() {
         let key = shared.sessions.keys.address(client.key());
         let own = told::authority(conn, request.headers(), host);
-        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms() };
-        let readable = || guard::lets_read(&found, request, &asked);
-        if let Some(session) = ToldSession::of(conn, upstream, request, &ask, readable) {
-            return Err(Rejection::ToldSession { session, client });
+        let person = |key| shared.admissions.person(key);
+        let asked = guard::GuardedRequest { ask: &ask, client, own, key, now_ms: clock::now_ms(), person: &person };
+        if let Some(session) = ToldSession::of(conn, upstream, request, &ask, client) {
+            return Err(match guard::check_told(&found, request, &asked) {
+                Ok(readable) => Rejection::ToldSession { session: session.readable(readable), client },
+                Err(reason) => Rejection::ByGuard { reason, is_upgrade: false, client },
+            });
         }
         let is_upgrade = ask.upgrade.is_some();
         let passed = guard::check(&found, request, &asked).map_err(|reason| {
-            match ToldHandshake::of(conn, upstream, request, &ask, reason) {
+            match ToldHandshake::of(conn, upstream, request, &ask, client, reason) {
                 Some(handshake) => Rejection::Told { handshake, client },
                 None => Rejection::ByGuard { reason, is_upgrade, client },
             }

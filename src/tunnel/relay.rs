@@ -73,11 +73,20 @@ impl Relay {
     /// Learns the sid and the silence limit of a WebSocket-first session from its first message.
     fn learn(&mut self, bytes: &[u8]) {
         self.terms.name(bytes);
+        if let Some(gate) = &mut self.terms.gate {
+            gate.hear(bytes);
+        }
+        let learns = self.terms.learns;
         if let Some(open) = self.terms.learn(bytes) {
             self.terms.socket.learn_sid(open.sid.as_bytes());
             if self.terms.learns_silence {
                 self.live.limit(clock::whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
             }
+        } else if learns
+            && !self.terms.learns
+            && let Some(gate) = &mut self.terms.gate
+        {
+            gate.close_unless_admitted();
         }
     }
 
@@ -123,9 +132,6 @@ impl Relay {
     }
 
     fn after_up(&mut self, step: DirectionStep) {
-        if self.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
-            self.refuse();
-        }
         match step {
             DirectionStep::Blocked | DirectionStep::Discarded | DirectionStep::Boundary | DirectionStep::Inserted => {}
             DirectionStep::Moved(bytes) => {
@@ -207,8 +213,12 @@ impl Relay {
         self.terms.socket.parts();
     }
 
-    /// Ends the tunnel because a packet was refused: nothing more goes to the worker, and the client is told why.
-    fn refuse(&mut self) {
+    /// Ends the tunnel if a packet was refused: nothing more goes to the worker, and the client is told why. Returns
+    /// whether it has just done so.
+    fn refuse(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal(cx)) {
+            return false;
+        }
         self.terms.socket.set_end_reason(EndReason::Guard);
         self.terms.socket.parts();
         self.up.rest = Bytes::new();
@@ -217,6 +227,7 @@ impl Relay {
             self.close(code);
         }
         self.wait_at_most(ECHO);
+        true
     }
 
     /// Follows the orders of the thread, an operator or the vigil, before any bytes are moved.
@@ -341,7 +352,8 @@ impl Relay {
     fn settle(&mut self) -> bool {
         let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
         // A Close went to the client, and one came from it: then the server closes first (RFC 6455 §7.1.1).
-        let parted = leaving && self.up.has_said_all();
+        let said_all = self.up.has_said_all() || self.terms.gate.as_ref().is_some_and(|gate| gate.has_closed());
+        let parted = leaving && said_all;
         // There will not be another boundary.
         let hopeless = self.wanted.is_some() && !self.is_websocket();
         self.up.source_ended |= parted;
@@ -386,9 +398,7 @@ impl Future for Relay {
         if order == ThreadOrder::Cut {
             return Poll::Ready(());
         }
-        if this.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
-            this.refuse();
-        }
+        this.refuse(cx);
         this.obey(order);
         let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
@@ -399,6 +409,9 @@ impl Future for Relay {
             this.terms.socket.set_end_reason(EndReason::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
+            this.pump(cx, &mut buffer);
+        }
+        if this.refuse(cx) {
             this.pump(cx, &mut buffer);
         }
         if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {
