@@ -78,7 +78,9 @@ async fn claims_cannot_be_forged_over_http_2() {
         assert_eq!(client.exchange(request).await.unwrap().text(), "w");
         assert_eq!(told(&worker.request().1), expected, "{path}");
     }
-    let (answer, mut body) = client.begin(ask("POST", "/page")).await;
+    let mut request = ask("POST", "/page");
+    request.headers_mut().insert("trailer", "x-user-id, x_user_id, x-sum".parse().unwrap());
+    let (answer, mut body) = client.begin(request).await;
     body.send_data("a".into(), false).unwrap();
     let mut trailers = hyper::HeaderMap::new();
     forge(&mut trailers);
