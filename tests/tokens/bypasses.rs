@@ -392,7 +392,7 @@ fn a_client_that_sends_no_token_is_cut_after_ten_seconds() {
     let target = format!("/socket.io/?EIO=4&transport=websocket&sid={SID}");
     let moved = || send_at_once(address, &target, &frame(0x81, b"2probe"));
     std::thread::scope(|scope| {
-        let sockets = [scope.spawn(first), scope.spawn(&moved), scope.spawn(&moved)];
+        let sockets = [scope.spawn(first), scope.spawn(moved), scope.spawn(moved)];
         let poll = scope.spawn(polls).join().unwrap();
         assert!(poll.status() == 400 && poll.text().contains("Session ID unknown"), "{poll:?}");
         for socket in sockets {
