@@ -124,8 +124,8 @@ impl JwtGuard {
         }
     }
 
-    /// Finds the token in a request's head: the first place that has one counts. Returns the place's number in `from`; the
-    /// inner `None` stands for something that cannot be a token.
+    /// Finds the token in a request's head: the first place that has one counts. Returns the place's number in `from`;
+    /// the inner `None` stands for something that cannot be a token.
     fn token<B>(&self, request: &Request<B>) -> Option<(usize, Option<Vec<u8>>)> {
         let (number, found) = self.config.from.iter().enumerate().find_map(|(number, place)| {
             let value = match place {

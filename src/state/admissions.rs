@@ -81,8 +81,8 @@ impl Admissions {
         Self { persons, told: Arc::default(), due: Mutex::default() }
     }
 
-    /// Remembers the client of a session that has just begun, in place of the client of an earlier session with the same
-    /// id: applications may make their own ids, and use them again.
+    /// Remembers the client of a session that has just begun, in place of the client of an earlier session with the
+    /// same id: applications may make their own ids, and use them again.
     pub(crate) fn begin(&self, shared: &Shared, key: Key, client: Client, person: Arc<Person>) {
         drop(self.persons.remove(key));
         self.remember(shared, key, client, person);

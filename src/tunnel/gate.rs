@@ -43,8 +43,8 @@ pub(crate) struct TunnelGate {
     /// Ends the wait for further CONNECT packets.
     more: Option<Pin<Box<tokio::time::Sleep>>>,
     is_told: bool,
-    /// How much of [`PROBED`] the worker has sent, where that is what shows that it has such a session; `None` if it has
-    /// or need not.
+    /// How much of [`PROBED`] the worker has sent, where that is what shows that it has such a session; `None` if it
+    /// has or need not.
     probed: Option<usize>,
 }
 

@@ -135,5 +135,5 @@ fn the_group_of_the_socket_may_use_it() {
         let said = command.arg("http://localhost/api/v1/workers/app/w/ready").output().unwrap();
         String::from_utf8(said.stdout).unwrap()
     };
-    assert_eq!([asks_as(own), asks_as(own + 1)], ["200", "000"], "members of the group, and nobody else");
+    assert_eq!([asks_as(own), asks_as(own + 1)], ["200", "000"], "members of the group, and no other user");
 }

@@ -245,7 +245,7 @@ impl Raw {
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match self.wire.read(&mut chunk) {
-            // A child process of the test has ended. A read with a time-out is not restarted after a signal (signal(7)).
+            // A child process of the test has ended. A signal ends a read with a time-out (signal(7)).
             Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Ok(0) => false,
             Ok(n) => {
