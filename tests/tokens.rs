@@ -6,6 +6,7 @@ mod fields;
 mod keys;
 mod packets;
 mod refused;
+mod session_ids;
 mod users;
 
 use crate::support::cluster::upstream;
