@@ -232,7 +232,7 @@ async fn a_page_that_is_turned_away_for_the_moment_gets_in() {
     let mut issuer = Issuer::start();
     let key = issuer.key("ES256", "one").await;
     let good = issuer.token("one", &json!({"sub": "u"})).await;
-    let rate = site(&workers, &pages, "rate = { handshakes = \"10/m\", handshakes_burst = 1 }");
+    let rate = site(&workers, &pages, "rate = { handshakes = \"4/m\", handshakes_burst = 1 }");
     let drained = site(&workers, &pages, "");
     let asks = site(&workers, &pages, &format!("auth = {{ url = \"http://{}/\" }}", service.address));
     let say = |state| {
@@ -250,13 +250,13 @@ async fn a_page_that_is_turned_away_for_the_moment_gets_in() {
             let proxy = proxy.or(keyless.as_ref()).unwrap();
             status.store(500, SeqCst);
             say(AdminState::Maint);
+            let mut browser = Browser::open(&proxy.url("/page/4")).await;
             if why == "a rate" {
                 wait_for_async("the rate is used up", async || {
                     Raw::connect(proxy.address).get("/socket.io/?EIO=4&transport=polling").status() == 429
                 })
                 .await;
             }
-            let mut browser = Browser::open(&proxy.url("/page/4")).await;
             let options = json!({"transports": transports, "query": {"token": good}, "auth": {"token": good}});
             open(&mut browser, "", &options).await;
             wait_for_async("the client is turned away", async || {
