@@ -19,7 +19,7 @@ use super::{Address, Secret, files, tls, values};
 const LOOKUPS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 
 /// Example for messages about `redis`.
-const EXAMPLE: &str = "an address such as \"redis://redis.internal:6379\"";
+pub(crate) const EXAMPLE: &str = "an address such as \"redis://redis.internal:6379\"";
 
 /// Ports of Redis and of its Sentinel where an address names none.
 const REDIS_PORT: u16 = 6379;
@@ -180,7 +180,8 @@ fn addresses(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<RedisAddress> {
     all
 }
 
-fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
+/// Reads the address of one Redis.
+pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
     match parse(&text.value) {
         Ok(address) => Some(address),
         Err(why) => {
@@ -271,7 +272,8 @@ fn node(text: &str, usual: u16) -> Result<(String, u16), String> {
     Ok((host.to_owned(), port))
 }
 
-fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
+/// Reads the file of a password.
+pub(crate) fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = files::named(context, path)?;
     let trimmed = bytes.trim_ascii();
     if trimmed.is_empty() || std::str::from_utf8(trimmed).is_err() {
@@ -282,7 +284,12 @@ fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     Some(Secret(trimmed.to_vec()))
 }
 
-fn redis_tls(context: &Context<'_>, mut section: Section<'_>, redis: &[RedisAddress]) -> Option<RedisTls> {
+/// Reads the TLS settings for these addresses.
+pub(crate) fn redis_tls(
+    context: &Context<'_>,
+    mut section: Section<'_>,
+    redis: &[RedisAddress],
+) -> Option<RedisTls> {
     let ca = section.text("ca", "a path");
     let server_name = section.text("server_name", "a name such as \"redis.internal\"");
     let certificate = section.text("certificate", "a path");

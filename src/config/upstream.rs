@@ -14,7 +14,7 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, alarm, drain, eject, guards, health, labels, tunnels,
+    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, alarm, drain, eject, emit, guards, health, labels, tunnels,
     worker_tls,
 };
 
@@ -99,6 +99,7 @@ pub(crate) fn read(
     }
     let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
     upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
+    upstream.emit = emit::read(context, &mut section, upstream.bus);
     let mut same_site = None;
     if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
         if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
