@@ -62,7 +62,7 @@ pub(crate) struct Broadcast {
     text: Option<Bytes>,
     /// Frame for Socket.IO clients; `None` if there is no event.
     event: Option<Bytes>,
-    tally: Mutex<Tally>,
+    tally: Mutex<FateTally>,
     done: Notify,
 }
 
@@ -70,14 +70,14 @@ pub(crate) struct Broadcast {
 pub(crate) type FateCounts = [u32; Fate::ALL.len()];
 
 #[derive(Default)]
-struct Tally {
+struct FateTally {
     counts: FateCounts,
     /// Number of sockets that hold the message and have no outcome yet.
     waiting: u32,
     over: bool,
 }
 
-impl Tally {
+impl FateTally {
     fn count(&mut self, fate: Fate, sockets: u32) {
         if let Some(count) = self.counts.get_mut(fate as usize) {
             *count += sockets;
@@ -139,7 +139,7 @@ impl Broadcast {
         }
     }
 
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    fn tally(&self) -> MutexGuard<'_, FateTally> {
         // The counts stay meaningful even if a thread panicked while holding the lock.
         lock(&self.tally)
     }

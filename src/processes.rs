@@ -9,10 +9,11 @@
 //! a worker whose address is not loopback (it may be another machine), processes of other users that stickyd may not
 //! inspect, other network namespaces: such workers are shown without a process.
 
+mod listening_sockets;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::config::Address;
 use crate::descriptors;
 use crate::printable::is_unprintable;
+use listening_sockets::{holders_of, inodes};
 
 /// Age up to which a result is reused.
 const FRESH: Duration = Duration::from_secs(3);
@@ -31,9 +33,6 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// Time after which the process of a listening socket that was not found is searched for again.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);
-
-/// Maximum number of descriptors inspected, over all processes.
-const DESCRIPTORS: usize = 200_000;
 
 /// Clock ticks per second in /proc: Linux shows this value to user space on every platform that stickyd is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -174,7 +173,7 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
 
 /// What a process uses, read in one look at a single file.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Usage {
+pub(crate) struct ProcessUsage {
     /// CPU time since the start of the process, user and system, in seconds.
     pub(crate) cpu_s: f64,
     pub(crate) memory_bytes: u64,
@@ -182,12 +181,12 @@ pub(crate) struct Usage {
 
 /// Returns what a process uses now, if it is still the one that was found. This takes some 10 µs, so that it may be
 /// done once per second on the control thread.
-pub(crate) fn usage(process: &Process) -> Option<Usage> {
+pub(crate) fn usage(process: &Process) -> Option<ProcessUsage> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
     usage_of(&stat, process.started_ticks)
 }
 
-fn usage_of(stat: &str, started_ticks: u64) -> Option<Usage> {
+fn usage_of(stat: &str, started_ticks: u64) -> Option<ProcessUsage> {
     let (_, after) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = after.split_ascii_whitespace().collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
@@ -195,7 +194,7 @@ fn usage_of(stat: &str, started_ticks: u64) -> Option<Usage> {
     let cpu_s = (number(11)? + number(12)?) as f64 / TICKS_PER_SECOND;
     // The resident set is field 24, in pages.
     let memory_bytes = number(21)?.saturating_mul(rustix::param::page_size() as u64);
-    (number(19)? == started_ticks).then_some(Usage { cpu_s, memory_bytes })
+    (number(19)? == started_ticks).then_some(ProcessUsage { cpu_s, memory_bytes })
 }
 
 /// Reads the process of stickyd itself.
@@ -217,101 +216,9 @@ fn share(old: &Process, new: &Process, then: Instant, now: Instant) -> Option<f6
     (old.pid == new.pid && span > 0.0).then(|| (percent.max(0.0) * 10.0).round() / 10.0)
 }
 
-/// Returns the inodes of listening sockets, each with the workers it belongs to.
-fn inodes(addresses: &[Address]) -> HashMap<u64, Vec<&Address>> {
-    let mut found: HashMap<u64, Vec<&Address>> = HashMap::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        for (socket, inode) in lines(table).skip(1).map_while(|line| listening(&line)) {
-            let fits = |address: &&Address| matches!(address, Address::Tcp(worker) if covers(socket, *worker));
-            found.entry(inode).or_default().extend(addresses.iter().filter(fits));
-        }
-    }
-    if addresses.iter().any(|address| matches!(address, Address::Unix(_))) {
-        for (path, inode) in lines("/proc/net/unix").skip(1).filter_map(|line| listening_unix(&line)) {
-            let fits =
-                |address: &&Address| matches!(address, Address::Unix(worker) if worker.as_os_str() == path.as_str());
-            found.entry(inode).or_default().extend(addresses.iter().filter(fits));
-        }
-    }
-    found.retain(|_, workers| !workers.is_empty());
-    found
-}
-
 fn lines(path: &str) -> impl Iterator<Item = String> {
     let file = fs::File::open(path).ok().map(|file| BufReader::new(file).lines().map_while(Result::ok));
     file.into_iter().flatten()
-}
-
-/// Whether connections to this worker's address arrive at this socket.
-fn covers(socket: SocketAddr, worker: SocketAddr) -> bool {
-    let same = socket.ip().to_canonical() == worker.ip().to_canonical();
-    socket.port() == worker.port() && (same || (socket.ip().is_unspecified() && worker.ip().is_loopback()))
-}
-
-/// Parses a line `0: 0100007F:0BB9 00000000:0000 0A … inode …`. Returns `None` after the last listening socket: these
-/// come first, and a table may have one line for each of a million connections.
-fn listening(line: &str) -> Option<(SocketAddr, u64)> {
-    let mut fields = line.split_ascii_whitespace();
-    let local = fields.nth(1)?;
-    if fields.nth(1)? != "0A" {
-        return None;
-    }
-    let inode = fields.nth(5)?.parse().ok()?;
-    let (ip, port) = local.split_once(':')?;
-    Some((SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?), inode))
-}
-
-/// Parses an address, which the kernel prints as words of 32 bits in the byte order of the machine.
-fn address(hex: &str) -> Option<IpAddr> {
-    let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
-    match hex.len() {
-        8 => Some(Ipv4Addr::from(word(0)?).into()),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-            let mut bytes = [0; 16];
-            for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
-                *to = *from;
-            }
-            Some(Ipv6Addr::from(bytes).into())
-        }
-        _ => None,
-    }
-}
-
-/// Parses a line `0000…: 00000002 00000000 00010000 0001 01 INODE /path` if its socket listens.
-fn listening_unix(line: &str) -> Option<(String, u64)> {
-    let (mut rest, mut fields) = (line, [""; 7]);
-    for field in &mut fields {
-        (*field, rest) = rest.trim_start().split_once(' ')?;
-    }
-    let [.., flags, _, _, inode] = fields;
-    (flags == "00010000").then(|| Some((rest.to_owned(), inode.parse().ok()?)))?
-}
-
-/// Returns the process with the lowest pid that holds each of these sockets. stickyd itself is skipped: it has many
-/// descriptors, and none of them is a worker's listening socket.
-fn holders_of(mut wanted: Vec<u64>, until: Instant) -> Vec<(u64, u32)> {
-    let (mut found, mut seen) = (Vec::new(), 0);
-    let mut pids: Vec<u32> = fs::read_dir("/proc").into_iter().flatten().filter_map(number).collect();
-    pids.sort_unstable();
-    for pid in pids.into_iter().filter(|pid| *pid != std::process::id()) {
-        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-            seen += 1;
-            if wanted.is_empty() || seen > DESCRIPTORS || Instant::now() > until {
-                return found;
-            }
-            let Ok(link) = fs::read_link(descriptor.path()) else { continue };
-            let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
-            if let Some(at) = inode.and_then(|inode: u64| wanted.iter().position(|one| *one == inode)) {
-                found.push((wanted.swap_remove(at), pid));
-            }
-        }
-    }
-    found
-}
-
-fn number(entry: std::io::Result<fs::DirEntry>) -> Option<u32> {
-    entry.ok()?.file_name().to_str()?.parse().ok()
 }
 
 fn read(pid: &str) -> Option<Process> {
@@ -348,25 +255,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listening_sockets_are_parsed_from_proc() {
-        let line =
-            "   0: 0100007F:0BB9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
-        if cfg!(target_endian = "little") {
-            assert_eq!(listening(line), Some(("127.0.0.1:3001".parse().unwrap(), 4242)));
-            let six = line.replace("0100007F", "00000000000000000000000001000000");
-            assert_eq!(listening(&six), Some(("[::1]:3001".parse().unwrap(), 4242)));
-        }
-        assert_eq!(listening(&line.replace(" 0A ", " 01 ")), None);
-        assert_eq!(listening("rubbish"), None);
-        let unix = "ffff8880: 00000002 00000000 00010000 0001 01 777 /run/app/my 5.sock";
-        assert_eq!(listening_unix(unix), Some(("/run/app/my 5.sock".to_owned(), 777)));
-        let padded = "ffff8880: 00000002 00000000 00010000 0001 01   777 /run/a.sock";
-        assert_eq!(listening_unix(padded), Some(("/run/a.sock".to_owned(), 777)));
-        assert_eq!(listening_unix(&unix.replace("00010000", "00000000")), None);
-        assert_eq!(listening_unix("ffff8880: 00000002 00000000 00010000 0001 01 777"), None);
-    }
-
-    #[test]
     fn a_process_is_parsed_whatever_its_command() {
         let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 1 1";
         let read = process(stat, "Name:\ta\nVmSize:\t 4096 kB\nVmRSS:\t  2048 kB\nThreads:\t4\n").unwrap();
@@ -376,19 +264,9 @@ mod tests {
         assert_eq!(process("", ""), None);
         let page = rustix::param::page_size() as u64;
         let stat = "12 (a) (b c)) S 1 12 12 0 -1 4194560 1 0 0 0 150 50 0 0 20 0 4 0 100 4096 3";
-        assert_eq!(usage_of(stat, 100), Some(Usage { cpu_s: 2.0, memory_bytes: 3 * page }));
+        assert_eq!(usage_of(stat, 100), Some(ProcessUsage { cpu_s: 2.0, memory_bytes: 3 * page }));
         assert_eq!((usage_of(stat, 101), usage_of("", 0)), (None, None), "another process has its pid");
         assert!(is_shared(2, "node") && is_shared(1, "PM2 v5.3.0: God") && !is_shared(1, "node"));
-    }
-
-    #[test]
-    fn wildcard_sockets_belong_only_to_loopback_workers() {
-        let covers = |socket: &str, worker: &str| covers(socket.parse().unwrap(), worker.parse().unwrap());
-        assert!(
-            covers("127.0.0.1:1", "127.0.0.1:1") && covers("0.0.0.0:1", "127.0.0.1:1") && covers("[::]:1", "[::1]:1")
-        );
-        assert!(covers("[::ffff:10.0.0.7]:1", "10.0.0.7:1"));
-        assert!(!covers("0.0.0.0:1", "10.0.0.7:1") && !covers("127.0.0.1:1", "127.0.0.1:2"));
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod protocols;
 mod references;
 mod reload;
 mod retries;
+mod shape;
 mod socket_io;
 mod sockets;
 mod spawn;

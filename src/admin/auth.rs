@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::api::paths;
-use super::layers::Asked;
+use super::layers::AuditedRequest;
 use super::page;
 use crate::config::Secret;
 
@@ -223,7 +223,7 @@ fn is_navigation(headers: &HeaderMap) -> bool {
 /// line.
 pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let asked = Asked { method, path, operator: guard.operator(&request) };
+    let asked = AuditedRequest { method, path, operator: guard.operator(&request) };
     let access = guard.access(request.headers());
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),

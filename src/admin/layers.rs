@@ -105,7 +105,7 @@ async fn explain_timeout(mut response: Response) -> Response {
 
 /// Method and path of a request, kept with its answer for the audit line.
 #[derive(Clone)]
-pub(crate) struct Asked {
+pub(crate) struct AuditedRequest {
     pub(crate) method: Method,
     pub(crate) path: String,
     /// The sender of the request, as far as it is known.
@@ -115,7 +115,7 @@ pub(crate) struct Asked {
 /// Logs a request with its outcome: writes always, reads when debugging. The query is left out, since it can name a
 /// session.
 fn audit(response: &Response, reach: Reach, events: &Events) {
-    let Some(Asked { method, path, operator }) = response.extensions().get::<Asked>() else { return };
+    let Some(AuditedRequest { method, path, operator }) = response.extensions().get::<AuditedRequest>() else { return };
     let (status, peer) = (response.status().as_u16(), reach.word());
     if matches!(*method, Method::GET | Method::HEAD) {
         tracing::debug!(target: "admin", %method, path, status, peer, "admin read");

@@ -58,7 +58,7 @@ use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
 pub(crate) use auth::AdminTokens;
 use auth::{AdminAuth, AdminPeer, Reach};
 pub(crate) use bind::{BoundAdmin, bind};
-use stats::History;
+use stats::LastMinute;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way
 /// have their own bound, with an answer (`layers`).
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
     if bound.is_empty() {
         return;
     }
-    let history = Arc::<History>::default();
+    let history = Arc::<LastMinute>::default();
     let samples = history.clone().keep(shared.clone());
     tasks.spawn_local(stop.clone().run_until_cancelled_owned(samples));
     let lister = match sockets::list::Lister::start(shared.sessions.sockets.clone()) {
@@ -212,7 +212,7 @@ struct Api {
     stopping: CancellationToken,
     spawned: SpawnHandle,
     notify: NotifyHandle,
-    history: Arc<History>,
+    history: Arc<LastMinute>,
     viewers: Arc<live::Viewers>,
     closings: Arc<Closings>,
     lister: sockets::list::Lister,

@@ -134,15 +134,15 @@ fn show_fleet(live: &mut Families, shared: &Shared) {
 }
 
 fn set_gauges(metrics: &Metrics, shared: &Shared) {
-    metrics.shared_addresses.reset();
+    metrics.upstreams.shared_addresses.reset();
     for upstream in &shared.snapshot.load().upstreams {
         let sharing = upstream.members.iter().filter(|member| member.worker.shares_address(clock::now_ms())).count();
-        metrics.shared_addresses.with_label_values(&[upstream.config.name.as_str()]).set(gauge(sharing));
+        metrics.upstreams.shared_addresses.with_label_values(&[upstream.config.name.as_str()]).set(gauge(sharing));
     }
     metrics.pins.set(gauge(shared.sessions.pins.len()));
     metrics.pins_limit.set(gauge(shared.sessions.pins.capacity()));
     metrics.replay.set(gauge(shared.replay.held()));
-    metrics.clients.set(gauge(shared.clients.load(Relaxed)));
+    metrics.clients.open.set(gauge(shared.clients.load(Relaxed)));
     metrics.sockets.listed.set(gauge(shared.sessions.sockets.len()));
     metrics.sockets.limit.set(gauge(shared.sessions.sockets.capacity()));
     metrics.history_dropped.set(gauge(shared.history.dropped()));

@@ -50,7 +50,7 @@ pub(crate) async fn wish(
         let why = format!("stickyd does not start the workers of an upstream `{upstream}`");
         return Err(refuse(StatusCode::NOT_FOUND, why));
     }
-    tracing::info!(%upstream, worker = slot, order = %word, "order for spawned workers");
+    tracing::info!(%upstream, worker = slot, order = %word, "operator changes spawned workers");
     let target = Target { upstream: Some(upstream), slot };
     api.spawned.wish(target, wish).await.map(pool).map(Json).map_err(|why| refuse(StatusCode::CONFLICT, why))
 }

@@ -46,9 +46,9 @@ struct Sample {
 
 /// Samples of the last minute, the newest first.
 #[derive(Default)]
-pub(crate) struct History(Mutex<VecDeque<Sample>>);
+pub(crate) struct LastMinute(Mutex<VecDeque<Sample>>);
 
-impl History {
+impl LastMinute {
     /// Takes samples for as long as the control thread lives.
     pub(crate) async fn keep(self: Arc<Self>, shared: Arc<Shared>) {
         loop {

@@ -103,7 +103,7 @@ struct UnderWay {
 
 /// One answer of a member (`adapter.cjs`).
 #[derive(Deserialize)]
-struct EmitAnswer {
+struct MemberAnswer {
     q: u64,
     /// Number of sockets that the message was handed to.
     c: Option<u32>,
@@ -205,7 +205,7 @@ fn payload(number: u64, message: &EmitMessage, ack: Option<Duration>) -> Bytes {
     out.freeze()
 }
 
-fn read(mut payload: &[u8]) -> Option<EmitAnswer> {
+fn read(mut payload: &[u8]) -> Option<MemberAnswer> {
     let length = usize::try_from(payload.try_get_u32().ok()?).ok()?;
     payload.try_get_u8().ok()?;
     serde_json::from_slice(payload.get(..length)?).ok()

@@ -2,7 +2,7 @@
 //!
 //! Each hub tells the others which members it has, at every change and every [`ANNOUNCE`]; one that is silent for
 //! [`SILENT`] has none. Published messages go to all hubs of the group, answers to one. Nothing is confirmed or sent
-//! again: what is lost on the way is lost, as without other machines. Left out: the way itself, an [`Outbound`]
+//! again: what is lost on the way is lost, as without other machines. Left out: the way itself, an [`FarQueue`]
 //! queue and calls of [`FarHubs::hear`], and what protects messages there (`crate::fleet`).
 
 use std::cell::{Cell, RefCell};
@@ -47,7 +47,7 @@ pub(crate) enum FarTarget {
 
 /// Messages that wait for the way to other machines, and the groups whose messages are wanted.
 #[derive(Debug, Default)]
-pub(crate) struct Outbound {
+pub(crate) struct FarQueue {
     queue: RefCell<VecDeque<(FarTarget, Bytes)>>,
     bytes: Cell<usize>,
     wanted: RefCell<Vec<GroupKey>>,
@@ -55,7 +55,7 @@ pub(crate) struct Outbound {
     dropped: Cell<u64>,
 }
 
-impl Outbound {
+impl FarQueue {
     fn push(&self, target: FarTarget, message: Bytes) {
         self.bytes.set(self.bytes.get() + message.len());
         let mut queue = self.queue.borrow_mut();
@@ -114,7 +114,7 @@ struct FarMembers {
 /// The hubs of other machines; without a way to them, nothing here has an effect.
 #[derive(Debug, Default)]
 pub(crate) struct FarHubs {
-    way: Option<Rc<Outbound>>,
+    way: Option<Rc<FarQueue>>,
     known: RefCell<HashMap<(HubId, GroupKey), FarMembers>>,
     linked: Cell<bool>,
     /// Senders of the backend's messages on other machines, oldest first: they are no members, but get answers.
@@ -123,7 +123,7 @@ pub(crate) struct FarHubs {
 
 impl FarHubs {
     /// With a way to other machines.
-    pub(crate) fn over(way: Rc<Outbound>) -> Self {
+    pub(crate) fn over(way: Rc<FarQueue>) -> Self {
         Self { way: Some(way), ..Self::default() }
     }
 
@@ -214,7 +214,7 @@ impl FarHubs {
     }
 
     /// Remembers the hub of a sender that is no member.
-    fn has_sent(&self, emitter: MemberId, from: HubId) {
+    fn note_emitter(&self, emitter: MemberId, from: HubId) {
         let mut emitters = self.emitters.borrow_mut();
         if !emitters.contains(&(emitter, from)) {
             if emitters.len() >= MOST_EMITTERS {
@@ -254,7 +254,7 @@ impl FarHubs {
             FarMessage::Published { origin, publish } => {
                 let Some(group) = group else { return true };
                 if group.borrow().far_hub(origin).is_none() {
-                    self.has_sent(origin, from);
+                    self.note_emitter(origin, from);
                 }
                 let position = hub.next_position();
                 let published = group.borrow_mut().publish(now, origin, position, &publish, &Rc::new(()));

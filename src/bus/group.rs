@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::duplicates::Duplicates;
 use super::far::HubId;
 use super::frame::{self, LinkHello, MemberId, Publish, RestoreQuery, SessionUpdate};
-use super::outbox::Outbox;
+use super::outbox::LinkOutbox;
 use super::recovery::Recovery;
 
 /// Time in which a member that comes back gets what it has missed.
@@ -31,7 +31,7 @@ pub(crate) type GroupKey = (String, String);
 /// The members of one upstream and path, and what was said among them.
 #[derive(Debug, Default)]
 pub(crate) struct BusGroup {
-    members: HashMap<MemberId, Rc<Outbox>>,
+    members: HashMap<MemberId, Rc<LinkOutbox>>,
     /// Members on other machines, each with its hub.
     far: HashMap<MemberId, HubId>,
     /// Last number of each origin, also of those that are gone.
@@ -80,7 +80,7 @@ pub(crate) struct Published {
 impl BusGroup {
     /// Adds a member, tells the others, and sends it what it has missed. Returns the number of messages that it missed
     /// and that are no longer kept.
-    pub(crate) fn join(&mut self, now: Instant, hello: &LinkHello, outbox: &Rc<Outbox>, position: u64) -> u64 {
+    pub(crate) fn join(&mut self, now: Instant, hello: &LinkHello, outbox: &Rc<LinkOutbox>, position: u64) -> u64 {
         let all = self.members.keys().chain(self.far.keys());
         let others: Vec<_> = all.copied().filter(|id| *id != hello.member).collect();
         outbox.push(frame::welcome(&others, position));
@@ -92,7 +92,7 @@ impl BusGroup {
         hello.seen.as_ref().map_or(0, |seen| self.replay(now, hello, seen, outbox))
     }
 
-    fn replay(&mut self, now: Instant, hello: &LinkHello, seen: &HashMap<MemberId, u64>, outbox: &Outbox) -> u64 {
+    fn replay(&mut self, now: Instant, hello: &LinkHello, seen: &HashMap<MemberId, u64>, outbox: &LinkOutbox) -> u64 {
         let (member, since) = (hello.member, hello.since);
         self.forget_old(now);
         // What was said before the member was first linked was not for its clients.
@@ -116,7 +116,7 @@ impl BusGroup {
 
     /// Removes a member and tells the others. Returns false, and does nothing, if another connection has taken its
     /// place.
-    pub(crate) fn leave(&mut self, now: Instant, member: MemberId, outbox: &Rc<Outbox>) -> bool {
+    pub(crate) fn leave(&mut self, now: Instant, member: MemberId, outbox: &Rc<LinkOutbox>) -> bool {
         if !self.members.get(&member).is_some_and(|current| Rc::ptr_eq(current, outbox)) {
             return false;
         }
@@ -226,7 +226,7 @@ impl BusGroup {
         self.members.is_empty() && self.recent.is_empty() && self.recovery.bytes() == 0
     }
 
-    fn others(&self, member: MemberId) -> impl Iterator<Item = &Rc<Outbox>> {
+    fn others(&self, member: MemberId) -> impl Iterator<Item = &Rc<LinkOutbox>> {
         self.members.iter().filter(move |(id, _)| **id != member).map(|(_, outbox)| outbox)
     }
 

@@ -17,7 +17,7 @@ use super::Hub;
 use super::far::FarOutcome;
 use super::frame::{self, FrameError, Incoming, LinkHello, MemberId, Publish};
 use super::group::BusGroup;
-use super::outbox::Outbox;
+use super::outbox::LinkOutbox;
 use crate::events::tell;
 use crate::printable::printable;
 use crate::telemetry::say_full;
@@ -35,7 +35,7 @@ const LEAST_READ: usize = 4 * 1024;
 
 /// Reason why a worker's link ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LinkError {
+pub(crate) enum BusLinkError {
     /// The socket of the worker failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -64,33 +64,33 @@ pub(crate) async fn serve(hub: Rc<Hub>, socket: UnixStream) {
     let result = greet_and_run(&hub, socket).await;
     match result {
         Ok(()) => {}
-        Err(LinkError::Io(error)) => tracing::debug!(%error, "a worker's link to the bus broke"),
-        Err(LinkError::Slow) => hub.members.metrics.bus.slow.inc(),
+        Err(BusLinkError::Io(error)) => tracing::debug!(%error, "a worker's link to the bus broke"),
+        Err(BusLinkError::Slow) => hub.members.metrics.bus.slow.inc(),
         Err(error) => say_full!(%error, "cut a worker's link to the bus"),
     }
 }
 
-async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkError> {
+async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), BusLinkError> {
     let (theirs, ours) = (socket.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
     if theirs != ours {
-        return Err(LinkError::User(theirs, ours));
+        return Err(BusLinkError::User(theirs, ours));
     }
     let (read, write) = socket.into_split();
     let mut frames = FrameReader { socket: read, buffer: BytesMut::with_capacity(READ) };
-    let hello = match timeout(HELLO_TIME, frames.next()).await.map_err(|_| LinkError::NoHello)?? {
+    let hello = match timeout(HELLO_TIME, frames.next()).await.map_err(|_| BusLinkError::NoHello)?? {
         Some(Incoming::Hello(hello)) => hello,
-        Some(_) => return Err(LinkError::NoHello),
+        Some(_) => return Err(BusLinkError::NoHello),
         None => return Ok(()),
     };
     if hello.version != frame::VERSION {
-        return Err(LinkError::Version(hello.version));
+        return Err(BusLinkError::Version(hello.version));
     }
     if let Some(adapter) = &hello.own_adapter {
         let (upstream, path, adapter) = (printable(&hello.upstream), printable(&hello.path), printable(adapter));
         tracing::info!(%upstream, %path, pid = hello.pid, %adapter, "a worker uses an adapter of its own, not the bus");
         return Ok(());
     }
-    let outbox = Rc::new(Outbox::default());
+    let outbox = Rc::new(LinkOutbox::default());
     let pid = hello.pid;
     let member = LinkedMember::join(hub, *hello, &outbox);
     let mut read = std::pin::pin!(member.read(frames));
@@ -102,7 +102,7 @@ async fn greet_and_run(hub: &Rc<Hub>, socket: UnixStream) -> Result<(), LinkErro
             let (upstream, path) = &member.key;
             tell!(hub.members.metrics.events, Bus, warn, upstream = %upstream, %path, pid,
                 "cut a worker's link to the bus: it did not read 8 MB of messages");
-            Err(LinkError::Slow)
+            Err(BusLinkError::Slow)
         }
         () = member.confirm() => Ok(()),
     }
@@ -114,7 +114,7 @@ struct LinkedMember<'a> {
     id: MemberId,
     key: super::group::GroupKey,
     group: Rc<RefCell<BusGroup>>,
-    outbox: &'a Rc<Outbox>,
+    outbox: &'a Rc<LinkOutbox>,
     /// What it published and what is not yet written everywhere, oldest first.
     unconfirmed: RefCell<VecDeque<(u64, Rc<()>)>>,
     /// Notified when there is something to confirm.
@@ -122,7 +122,7 @@ struct LinkedMember<'a> {
 }
 
 impl<'a> LinkedMember<'a> {
-    fn join(hub: &'a Rc<Hub>, hello: LinkHello, outbox: &'a Rc<Outbox>) -> Self {
+    fn join(hub: &'a Rc<Hub>, hello: LinkHello, outbox: &'a Rc<LinkOutbox>) -> Self {
         let key = (hello.upstream.clone(), hello.path.clone());
         let group = hub.groups.borrow_mut().entry(key.clone()).or_default().clone();
         let is_first = group.borrow().near().next().is_none();
@@ -144,13 +144,13 @@ impl<'a> LinkedMember<'a> {
         Self { hub, id, key, group, outbox, unconfirmed: RefCell::default(), published: Notify::new() }
     }
 
-    async fn read(&self, mut frames: FrameReader) -> Result<(), LinkError> {
+    async fn read(&self, mut frames: FrameReader) -> Result<(), BusLinkError> {
         loop {
             let frame = match frames.next().await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
                 // Clients choose some of these texts, and must not be able to cut their worker's link.
-                Err(LinkError::Frame(FrameError::Json(error))) => {
+                Err(BusLinkError::Frame(FrameError::Json(error))) => {
                     tracing::debug!(%error, "ignored a frame of a worker that cannot be read");
                     continue;
                 }
@@ -158,7 +158,7 @@ impl<'a> LinkedMember<'a> {
             };
             let now = Instant::now();
             match frame {
-                Incoming::Hello(_) => return Err(LinkError::NoHello),
+                Incoming::Hello(_) => return Err(BusLinkError::NoHello),
                 Incoming::Publish(publish) => self.publish(now, &publish),
                 Incoming::Direct { to, payload } => {
                     let group = self.group.borrow();
@@ -232,12 +232,12 @@ struct FrameReader {
 
 impl FrameReader {
     /// Returns the next frame; `None` at the end of the connection. Safe to cancel between bytes.
-    async fn next(&mut self) -> Result<Option<Incoming>, LinkError> {
+    async fn next(&mut self) -> Result<Option<Incoming>, BusLinkError> {
         loop {
             if let Some((head, _)) = self.buffer.split_first_chunk::<4>() {
                 let length = u32::from_be_bytes(*head) as usize;
                 if length > frame::LONGEST {
-                    return Err(LinkError::TooLong(length));
+                    return Err(BusLinkError::TooLong(length));
                 }
                 if self.buffer.len() >= 4 + length {
                     let mut frame = self.buffer.split_to(4 + length);

@@ -37,9 +37,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::tell;
-pub(crate) use emit::{BusEmit, BusEmitted, EmitMessage};
 use emit::EmitsUnderWay;
-use far::{FarHubs, HubId, Outbound};
+pub(crate) use emit::{BusEmit, BusEmitted, EmitMessage};
+use far::{FarHubs, FarQueue, HubId};
 use group::{GroupKey, Groups, Published};
 pub(crate) use members::{BusMember, BusMembers};
 
@@ -49,8 +49,8 @@ const MOST_LINKS: usize = 4_096;
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Carries messages to the hubs of other machines and back, on the hub's thread, until the token is cancelled.
-pub(crate) type Way = Box<dyn FnOnce(Rc<Hub>, Rc<Outbound>, CancellationToken) -> WayTask + Send>;
-/// The task that a [`Way`] runs.
+pub(crate) type FarWay = Box<dyn FnOnce(Rc<Hub>, Rc<FarQueue>, CancellationToken) -> WayTask + Send>;
+/// The task that a [`FarWay`] runs.
 pub(crate) type WayTask = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The hub's state, on its own thread.
@@ -182,7 +182,7 @@ impl BoundBus {
     pub(crate) fn start(
         self,
         members: Arc<BusMembers>,
-        way: Option<Way>,
+        way: Option<FarWay>,
         stop: CancellationToken,
     ) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("bus".to_owned()).spawn(move || {
@@ -194,12 +194,12 @@ impl BoundBus {
         })
     }
 
-    async fn serve(self, members: Arc<BusMembers>, way: Option<Way>, stop: CancellationToken) {
+    async fn serve(self, members: Arc<BusMembers>, way: Option<FarWay>, stop: CancellationToken) {
         let listener = match UnixListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot serve the bus"),
         };
-        let outbound = way.is_some().then(Rc::<Outbound>::default);
+        let outbound = way.is_some().then(Rc::<FarQueue>::default);
         let far = outbound.clone().map(FarHubs::over).unwrap_or_default();
         let (emits, orders) = emit::channel();
         members.takes_emits(emits);

@@ -23,7 +23,7 @@ const TOGETHER: usize = 64;
 
 /// Queue of frames for one link.
 #[derive(Debug)]
-pub(crate) struct Outbox {
+pub(crate) struct LinkOutbox {
     queue: RefCell<VecDeque<(Bytes, Option<Rc<()>>)>>,
     bytes: Cell<usize>,
     filled: Notify,
@@ -34,7 +34,7 @@ pub(crate) struct Outbox {
     pub(crate) overflow: Notify,
 }
 
-impl Default for Outbox {
+impl Default for LinkOutbox {
     fn default() -> Self {
         Self {
             queue: RefCell::default(),
@@ -47,7 +47,7 @@ impl Default for Outbox {
     }
 }
 
-impl Outbox {
+impl LinkOutbox {
     /// Queues a frame; false if the link is being cut.
     pub(crate) fn push(&self, frame: Bytes) -> bool {
         self.add(frame, None)
@@ -144,7 +144,7 @@ async fn write_all(
 }
 
 #[cfg(test)]
-impl Outbox {
+impl LinkOutbox {
     /// Takes the frames that wait.
     pub(crate) fn take_all(&self) -> Vec<Bytes> {
         self.bytes.set(0);
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn a_burst_is_no_reason_to_cut_but_a_stuck_worker_is() {
-        let (outbox, frame) = (Outbox::default(), Bytes::from(vec![0; 5 * 1024 * 1024]));
+        let (outbox, frame) = (LinkOutbox::default(), Bytes::from(vec![0; 5 * 1024 * 1024]));
         assert!((0..4).all(|_| outbox.push(frame.clone())), "20 MB at once");
         let later = Instant::now() + STUCK * 2;
         outbox.cut_if_stuck(later);
         assert!(!outbox.push(frame.clone()), "cut: it took nothing");
-        let outbox = Outbox::default();
+        let outbox = LinkOutbox::default();
         assert!((0..12).all(|_| outbox.push(frame.clone())) && !outbox.push(frame), "never more than 64 MB");
     }
 }

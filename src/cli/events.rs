@@ -1,20 +1,12 @@
 //! `stickyd events`: what has happened lately, and what happens from now on.
 
-use std::io::Write as _;
-use std::time::Duration;
-
 use clap::Args;
 use hyper::Method;
 
+use super::follow;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use crate::admin::api::{EventView, EventsAnswer, paths};
 use crate::printable::{printable, printable_json};
-
-/// Interval between two questions for new events.
-const EVENT_POLL: Duration = Duration::from_millis(300);
-
-/// Number of tries while stickyd restarts.
-const EVENT_TRIES: u32 = 20;
 
 /// Maximum number of events in one answer.
 const MOST: usize = 1_024;
@@ -48,13 +40,7 @@ pub struct EventsCommand {
 impl EventsCommand {
     /// Prints events, and returns the exit code.
     pub fn run(&self) -> u8 {
-        match self.asking.remote.find().and_then(|admin| self.print(&admin)) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{error}");
-                1
-            }
-        }
+        follow::exit_code(self.asking.remote.find().and_then(|admin| self.print(&admin)))
     }
 
     fn print(&self, admin: &AdminClient) -> Result<(), RemoteError> {
@@ -63,31 +49,11 @@ impl EventsCommand {
         if !self.write(earlier) || !self.follow {
             return Ok(());
         }
-        self.go_on(admin, page.next)
-    }
-
-    /// Prints events as they happen, until the output is closed or stickyd is gone.
-    fn go_on(&self, admin: &AdminClient, mut next: u64) -> Result<(), RemoteError> {
-        let mut failures = 0;
-        loop {
-            // Nothing else runs on this thread, so it may block.
-            std::thread::park_timeout(EVENT_POLL);
-            match self.page(admin, Some(&next.to_string()), MOST) {
-                Ok(page) => {
-                    // Ids grow over restarts, so that the events of a new stickyd follow.
-                    (failures, next) = (0, page.next);
-                    if !self.write(&page.events) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => {
-                    failures += 1;
-                    if failures > EVENT_TRIES {
-                        return Err(error);
-                    }
-                }
-            }
-        }
+        // Ids grow over restarts, so that the events of a new stickyd follow.
+        follow::follow(page.next, None, |next| {
+            let page = self.page(admin, Some(&next.to_string()), MOST)?;
+            Ok(self.write(&page.events).then_some(page.next))
+        })
     }
 
     fn page(&self, admin: &AdminClient, since: Option<&str>, limit: usize) -> Result<EventsAnswer, RemoteError> {
@@ -105,20 +71,10 @@ impl EventsCommand {
 
     /// Writes events; `false` once the output is closed.
     fn write(&self, events: &[EventView]) -> bool {
-        let mut out = std::io::stdout().lock();
-        for event in events {
-            let written = match self.asking.json {
-                true => {
-                    let json = serde_json::to_string(event).unwrap_or_default();
-                    writeln!(out, "{}", printable_json(&json))
-                }
-                false => writeln!(out, "{}", printable(&text(event))),
-            };
-            if written.is_err() {
-                return false;
-            }
-        }
-        out.flush().is_ok()
+        follow::write(events.iter().map(|event| match self.asking.json {
+            true => printable_json(&serde_json::to_string(event).unwrap_or_default()).into_owned(),
+            false => printable(&text(event)).into_owned(),
+        }))
     }
 }
 

@@ -1,19 +1,13 @@
 //! `stickyd logs`: the last lines that the workers wrote which stickyd starts, and those that follow.
 
-use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use hyper::Method;
 
+use super::follow;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use crate::admin::api::{LogLineView, LogsAnswer, paths};
-
-/// Interval between two questions for new lines.
-const LINE_POLL: Duration = Duration::from_millis(300);
-
-/// Number of tries while stickyd restarts.
-const TRIES: u32 = 20;
 
 /// Arguments of `stickyd logs`.
 #[derive(Debug, Args)]
@@ -38,13 +32,7 @@ pub struct LogsCommand {
 impl LogsCommand {
     /// Prints lines, and returns the exit code.
     pub fn run(&self) -> u8 {
-        match self.asking.remote.find().and_then(|admin| self.print(&admin)) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{error}");
-                1
-            }
-        }
+        follow::exit_code(self.asking.remote.find().and_then(|admin| self.print(&admin)))
     }
 
     fn print(&self, admin: &AdminClient) -> Result<(), RemoteError> {
@@ -59,35 +47,14 @@ impl LogsCommand {
                 break;
             }
         }
-        if !self.write(&earlier) {
+        if !self.write(&earlier) || !self.follow {
             return Ok(());
         }
-        if self.follow { self.go_on(admin, from) } else { Ok(()) }
-    }
-
-    /// Prints lines as they are written, until the output is closed or stickyd is gone.
-    fn go_on(&self, admin: &AdminClient, mut from: u64) -> Result<(), RemoteError> {
-        let mut failures = 0;
-        loop {
-            // Nothing else runs on this thread, so it may block.
-            std::thread::park_timeout(LINE_POLL);
-            match self.page(admin, from) {
-                Ok(page) => {
-                    // A new spawner counts anew.
-                    (failures, from) = (0, page.next);
-                    if !self.write(&page.lines) {
-                        return Ok(());
-                    }
-                }
-                Err(error) => {
-                    failures += 1;
-                    if failures > TRIES {
-                        return Err(error);
-                    }
-                    from = 0;
-                }
-            }
-        }
+        // A new spawner counts anew.
+        follow::follow(from, Some(0), |from| {
+            let page = self.page(admin, from)?;
+            Ok(self.write(&page.lines).then_some(page.next))
+        })
     }
 
     fn page(&self, admin: &AdminClient, from: u64) -> Result<LogsAnswer, RemoteError> {
@@ -105,17 +72,10 @@ impl LogsCommand {
 
     /// Writes lines; `false` once the output is closed.
     fn write(&self, lines: &[LogLineView]) -> bool {
-        let mut out = std::io::stdout().lock();
-        for line in lines {
-            let written = match self.asking.json {
-                true => writeln!(out, "{}", serde_json::to_string(line).unwrap_or_default()),
-                false => writeln!(out, "{}", text(line)),
-            };
-            if written.is_err() {
-                return false;
-            }
-        }
-        out.flush().is_ok()
+        follow::write(lines.iter().map(|line| match self.asking.json {
+            true => serde_json::to_string(line).unwrap_or_default(),
+            false => text(line),
+        }))
     }
 }
 

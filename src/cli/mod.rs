@@ -5,13 +5,16 @@
 //! `main` does with the [`Config`] from [`RunCommand::load`]. Commands return their exit code as a `u8`, because only
 //! `main` ends the process.
 
+mod admin_client;
 mod broadcast;
 mod bus;
+mod check;
 mod close;
 mod drain;
 mod events;
 mod explain;
 mod fleet;
+mod follow;
 mod import;
 mod log;
 mod logs;
@@ -23,6 +26,7 @@ mod quick;
 mod reference;
 mod reload;
 mod remote;
+mod run;
 mod service;
 mod sockets;
 mod spawned;
@@ -33,16 +37,17 @@ mod top;
 mod workers;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, AdminAddress, Config, Diagnostic, Loaded, Severity, Sources};
-use crate::printable::printable_lines;
 use crate::spawn::{ShimCommand, SpawnerCommand};
 
 pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
+pub(crate) use check::CheckCommand;
+#[cfg(test)]
+pub(crate) use check::{check, summary};
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use events::EventsCommand;
@@ -56,6 +61,7 @@ pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
 pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
+pub use run::RunCommand;
 pub(crate) use service::ServiceCommand;
 pub(crate) use sockets::SocketsCommand;
 pub(crate) use spawned::{ScaleCommand, StopStartCommand};
@@ -245,178 +251,6 @@ impl CompletionsCommand {
         clap_complete::generate(self.shell, &mut Cli::command(), "stickyd", &mut script);
         u8::from(std::io::stdout().write_all(&script).is_err())
     }
-}
-
-/// Arguments of `stickyd run`.
-#[derive(Debug, Args)]
-pub struct RunCommand {
-    /// Configuration file; conf/stickyd.toml documents every key [default: /etc/stickyd/stickyd.toml, if it exists]
-    #[arg(value_name = "FILE", conflicts_with_all = ["config", "listen", "worker", "spawn", "command"])]
-    pub file: Option<PathBuf>,
-    /// Configuration file, as the other commands take it
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["listen", "worker", "spawn", "command"])]
-    pub config: Option<PathBuf>,
-    /// Address to accept clients on, with --spawn also :PORT; may be given several times [default with --spawn: PORT of
-    /// the environment, else 3000]
-    #[arg(short, long, value_name = "IP:PORT", requires = "workers")]
-    pub listen: Vec<String>,
-    /// Address of an application process: 127.0.0.1:3000, a range 127.0.0.1:3001-3004, or unix:/run/app/1.sock; may be
-    /// given several times
-    #[arg(short, long, value_name = "ADDRESS", group = "workers", requires = "listen", conflicts_with = "spawn")]
-    pub worker: Vec<String>,
-    /// Start this many workers of the command after --, or one per core with max. Each is given a port of its own in
-    /// PORT, is restarted when it ends, and is replaced by a new one on SIGHUP
-    #[arg(short, long, value_name = "N|max", group = "workers", value_parser = config::spawn::parse_instances, requires = "command")]
-    pub spawn: Option<u32>,
-    /// Let workers keep their messages to their own clients, instead of sharing them over the bus
-    #[arg(long, requires = "spawn")]
-    pub no_bus: bool,
-    /// The command that --spawn starts, with its arguments
-    #[arg(last = true, value_name = "COMMAND", requires = "spawn")]
-    pub command: Vec<String>,
-}
-
-impl RunCommand {
-    /// Returns why the command line is incomplete, if it is: it names no file, and there is none at the default path.
-    pub fn usage_error(&self) -> Option<String> {
-        self.usage_error_without(Path::new(FILE))
-    }
-
-    fn config_file(&self) -> Option<&Path> {
-        self.file.as_deref().or(self.config.as_deref())
-    }
-
-    fn usage_error_without(&self, default: &Path) -> Option<String> {
-        let given = self.config_file().is_some() || !self.listen.is_empty() || self.spawn.is_some();
-        (!given && !default.exists()).then(|| {
-            format!(
-                "error: there is no configuration: {} does not exist\n\n\
-                 Start without a file, with one listener and the application's processes:\n    \
-                 stickyd run --listen 0.0.0.0:8080 --worker 127.0.0.1:3001-3004\n\
-                 or let stickyd start them:\n    \
-                 stickyd run --spawn max -- node server.js\n\
-                 or with a file of your own:\n    \
-                 stickyd run --config stickyd.toml\n\n\
-                 For more information, try 'stickyd run --help'.",
-                default.display()
-            )
-        })
-    }
-
-    /// Loads the configuration, and returns it with its warnings and the files it was read from. The caller logs the
-    /// warnings, since the log is set up only afterwards (its level is in the configuration).
-    pub fn load(&self) -> (Option<Sources>, Loaded) {
-        if let (None, Some(instances)) = (self.config_file(), self.spawn) {
-            let config = config::for_spawn(&self.listen, instances, &self.command);
-            let config = config.map(|config| self.with_bus(config));
-            return (None, config.map(|config| with_admin_socket(Config { introduces: false, ..config })));
-        }
-        if self.config_file().is_none() && !self.listen.is_empty() {
-            return (None, config::for_command_line(&self.listen, &self.worker).map(with_admin_socket));
-        }
-        let (sources, loaded) = config::load_noting(self.config_file().unwrap_or_else(|| Path::new(FILE)));
-        (Some(sources), loaded)
-    }
-}
-
-impl RunCommand {
-    fn with_bus(&self, mut config: Config) -> Config {
-        config.upstreams.iter_mut().for_each(|upstream| upstream.bus = !self.no_bus);
-        config
-    }
-}
-
-/// Says that stickyd's own hardened unit cannot start workers: it forbids memory that is written and then run (Node's
-/// compiler), and folders below /home.
-const HARDENED: &str = "error: stickyd.service is too confined to start workers (MemoryDenyWriteExecute, ProtectHome)\n  \
-    = help: start stickyd-workers.service, and write spawner = \"unix:/run/stickyd-workers/spawn.sock\" in the \
-    configuration";
-
-impl RunCommand {
-    /// Checks that the service manager lets this process start workers, if it has any to start.
-    ///
-    /// # Errors
-    /// The message for the operator.
-    pub fn check_unit(&self, config: &Config) -> Result<(), String> {
-        let spawns = config.spawner.is_none() && config.upstreams.iter().any(|upstream| upstream.spawn.is_some());
-        let hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
-        if spawns && hardened { Err(HARDENED.to_owned()) } else { Ok(()) }
-    }
-}
-
-/// Adds what a configuration without a file has: an admin socket (that there can be none is a warning), and a look for
-/// Socket.IO.
-fn with_admin_socket(mut config: Config) -> (Config, Vec<Diagnostic>) {
-    config.introduces = true;
-    let port = config.listeners.first().map_or(0, |listener| listener.address.port());
-    match quick::socket(port) {
-        Ok(path) => {
-            config.admin.address = AdminAddress::Unix(path);
-            (config, Vec::new())
-        }
-        Err(error) => {
-            let message = format!("there is no admin socket, so `stickyd status` and others do not work: {error}");
-            (config, vec![Diagnostic { severity: Severity::Warning, message, place: None, help: None }])
-        }
-    }
-}
-
-/// Arguments of `stickyd check`.
-#[derive(Debug, Args)]
-pub struct CheckCommand {
-    /// Configuration file to check [default: /etc/stickyd/stickyd.toml]
-    #[arg(value_name = "FILE", conflicts_with = "config")]
-    pub file: Option<PathBuf>,
-    /// Configuration file to check, as the other commands take it
-    #[arg(short, long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Fail on warnings, too: an expired certificate, a secret that others may read
-    #[arg(long)]
-    pub strict: bool,
-}
-
-impl CheckCommand {
-    /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
-    pub fn run(&self) -> u8 {
-        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
-        check(file, self.strict, &mut std::io::stdout(), &mut std::io::stderr())
-    }
-}
-
-/// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
-pub(crate) fn check(file: &Path, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    match config::load_with_warnings(file) {
-        Ok((_, warnings)) if strict && !warnings.is_empty() => {
-            for mut warning in warnings {
-                warning.severity = Severity::Error;
-                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
-            }
-            1
-        }
-        Ok((config, warnings)) => {
-            for warning in warnings {
-                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
-            }
-            let _ = writeln!(out, "ok: {}", summary(&config));
-            0
-        }
-        Err(errors) => {
-            let _ = writeln!(err, "{}", printable_lines(&errors.to_string()));
-            1
-        }
-    }
-}
-
-/// Summary of a configuration, such as `1 listener, 2 upstreams, 9 workers`.
-pub(crate) fn summary(config: &Config) -> String {
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let of = |upstream: &config::Upstream| match &upstream.spawn {
-        Some(spawn) => usize::try_from(spawn.instances).unwrap_or(usize::MAX),
-        None => upstream.workers.len(),
-    };
-    let workers = config.upstreams.iter().map(of).sum();
-    let listeners = count(config.listeners.len(), "listener");
-    format!("{listeners}, {}, {}", count(config.upstreams.len(), "upstream"), count(workers, "worker"))
 }
 
 #[cfg(test)]

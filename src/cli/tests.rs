@@ -1,6 +1,9 @@
 //! The command line as a whole: its help, its options, its summary of a file.
 
+use std::path::Path;
+
 use super::*;
+use crate::config::AdminAddress;
 
 fn run(args: &[&str]) -> Result<RunCommand, String> {
     let line = ["stickyd", "run"].iter().chain(args);

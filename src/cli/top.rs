@@ -22,7 +22,7 @@ use super::sockets::{Filters, rows};
 use super::table::TableArgs;
 use super::workers::{WorkersText, texts};
 use crate::printable::printable_lines;
-use link::{Link, Look};
+use link::{TopLink, TopSnapshot};
 
 /// Number of sockets shown if nothing else limits it.
 const SOCKETS: usize = 15;
@@ -59,7 +59,7 @@ impl TopCommand {
     /// Runs the command until it is ended, and returns the exit code.
     pub fn run(&self) -> u8 {
         let link = match self.remote.find() {
-            Ok(admin) => Link::new(admin, self.filters.clone()),
+            Ok(admin) => TopLink::new(admin, self.filters.clone()),
             Err(refusal) => return refused(&refusal),
         };
         let is_tool = !self.once && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
@@ -67,7 +67,7 @@ impl TopCommand {
     }
 
     /// Prints one plain report after another.
-    fn report(&self, mut link: Link) -> u8 {
+    fn report(&self, mut link: TopLink) -> u8 {
         loop {
             let look = match link.look() {
                 Ok(look) => look,
@@ -84,7 +84,7 @@ impl TopCommand {
         }
     }
 
-    fn text(&self, look: &Look) -> String {
+    fn text(&self, look: &TopSnapshot) -> String {
         let width = self.tables.width();
         let WorkersText { table, notes } = texts(&look.workers, None, width);
         let notes = if notes.is_empty() { String::new() } else { format!("\n{}\n", notes.join("\n")) };

@@ -3,7 +3,7 @@
 //! Left out: checks that need other tables (two listeners on one address, a worker that is a listener); see `check`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -11,9 +11,59 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::values::word;
-use super::{Listener, Redirect, routes, tls, workers};
+use super::{Tls, routes, tls, workers};
+
+/// An address to accept clients on. A reload binds added listeners and closes removed ones; changes to a listener that
+/// stays apply to connections accepted after the reload.
+#[derive(Debug, PartialEq)]
+pub struct Listener {
+    /// IP address and port to listen on; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// `FileDescriptorName=` of the systemd socket to use; unique. `None`: the one bound to `address`, if there is one.
+    pub name: Option<String>,
+    /// TLS settings, if this listener terminates TLS; `None` is plain HTTP.
+    pub tls: Option<Tls>,
+    /// Offers HTTP/2 by ALPN; only with `tls`.
+    pub http2: bool,
+    /// Announces to HTTP/2 clients that they may open WebSockets over HTTP/2 (RFC 8441); only with `http2`.
+    pub websocket_over_http2: bool,
+    /// Every connection must begin with a PROXY protocol header, sent by a trusted proxy. `false`: PROXY headers are
+    /// not accepted.
+    pub proxy_protocol: bool,
+    /// If set, every request is answered with a redirect to https instead of being forwarded.
+    pub redirect: Option<Redirect>,
+    /// Path at which stickyd itself answers health checks of it, before guards and redirects. `None`: all paths are the
+    /// workers'.
+    pub health: Option<String>,
+    /// Peers whose `X-Forwarded-*` headers are trusted. Empty: none.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Where a redirecting listener sends its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    /// Port of the https address; default 443, which is left out of the redirect's URL.
+    pub port: u16,
+    /// Status of the redirect: 301, 302, 307 or 308; default 308, which keeps the method (RFC 9110 §15.4.9).
+    pub status: u16,
+}
 
 impl Listener {
+    /// A listener for plain HTTP on an address, with every other setting at its default.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            name: None,
+            tls: None,
+            http2: false,
+            websocket_over_http2: false,
+            proxy_protocol: false,
+            redirect: None,
+            health: None,
+            trusted_proxies: Vec::new(),
+        }
+    }
+
     /// Whether this listener, on the unspecified IPv6 address, takes IPv6 clients only: if there is one for IPv4 on the
     /// same port. Without one it takes clients of both kinds.
     pub(crate) fn takes_only_ipv6<'l>(&self, all: impl IntoIterator<Item = &'l Self>) -> bool {

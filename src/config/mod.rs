@@ -42,17 +42,14 @@ mod tls;
 mod tunnels;
 mod upstream;
 mod values;
+mod worker;
 mod worker_tls;
 mod workers;
 
 use labels::LabelRules;
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 pub(crate) use addresses::is_listener;
 pub use admin::AdminAddress;
@@ -74,6 +71,7 @@ pub use health::{CheckTarget, Expected, Health, HealthKind};
 pub use history::HistoryConfig;
 pub use limits::Limits;
 pub(crate) use listener::parse_network;
+pub use listener::{Listener, Redirect};
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
@@ -84,13 +82,17 @@ pub(crate) use notify::NotifyRules;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
+pub(crate) use routes::Route;
 pub use rules::Affinity;
 pub(crate) use secret::Secret;
 pub(crate) use sources::{Sources, SourcesState};
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;
+pub use upstream::SameSite;
 pub(crate) use values::{digits, quoted};
+pub use worker::AdminState;
+pub(crate) use worker::{Address, Worker};
 pub(crate) use worker_tls::WorkerTls;
 pub(crate) use workers::{Group, GroupPlace, MAX_RANGE, ResolvedNames, tidy};
 
@@ -151,58 +153,6 @@ impl Config {
         ];
         changed.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what).collect()
     }
-}
-
-/// An address to accept clients on. A reload binds added listeners and closes removed ones; changes to a listener that
-/// stays apply to connections accepted after the reload.
-#[derive(Debug, PartialEq)]
-pub struct Listener {
-    /// IP address and port to listen on; port 0 takes a free one.
-    pub address: SocketAddr,
-    /// `FileDescriptorName=` of the systemd socket to use; unique. `None`: the one bound to `address`, if there is one.
-    pub name: Option<String>,
-    /// TLS settings, if this listener terminates TLS; `None` is plain HTTP.
-    pub tls: Option<Tls>,
-    /// Offers HTTP/2 by ALPN; only with `tls`.
-    pub http2: bool,
-    /// Announces to HTTP/2 clients that they may open WebSockets over HTTP/2 (RFC 8441); only with `http2`.
-    pub websocket_over_http2: bool,
-    /// Every connection must begin with a PROXY protocol header, sent by a trusted proxy. `false`: PROXY headers are
-    /// not accepted.
-    pub proxy_protocol: bool,
-    /// If set, every request is answered with a redirect to https instead of being forwarded.
-    pub redirect: Option<Redirect>,
-    /// Path at which stickyd itself answers health checks of it, before guards and redirects. `None`: all paths are the
-    /// workers'.
-    pub health: Option<String>,
-    /// Peers whose `X-Forwarded-*` headers are trusted. Empty: none.
-    pub trusted_proxies: Vec<IpNet>,
-}
-
-impl Listener {
-    /// A listener for plain HTTP on an address, with every other setting at its default.
-    pub fn plain(address: SocketAddr) -> Self {
-        Self {
-            address,
-            name: None,
-            tls: None,
-            http2: false,
-            websocket_over_http2: false,
-            proxy_protocol: false,
-            redirect: None,
-            health: None,
-            trusted_proxies: Vec::new(),
-        }
-    }
-}
-
-/// Where a redirecting listener sends its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Redirect {
-    /// Port of the https address; default 443, which is left out of the redirect's URL.
-    pub port: u16,
-    /// Status of the redirect: 301, 302, 307 or 308; default 308, which keeps the method (RFC 9110 §15.4.9).
-    pub status: u16,
 }
 
 /// A named pool of workers. A reload applies every field: to requests, connections, health checks and DNS lookups that
@@ -335,97 +285,4 @@ impl Upstream {
             alarm: None,
         }
     }
-}
-
-/// One application process to which requests are forwarded.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Worker {
-    /// Address the worker listens on.
-    pub address: Address,
-    /// Whether ::1 is tried where nothing listens on 127.0.0.1: the file says `localhost`.
-    pub or_ipv6: bool,
-    /// The DNS name that the file gives for its address, which the worker's certificate should contain; `None`: the
-    /// file gives an IP address or a unix socket.
-    pub host: Option<String>,
-    /// Whether the file gives its address as one of a range of ports, of which some may have no process.
-    pub of_range: bool,
-    /// Name shown in logs and metrics and hashed into the cookie; default: the address as text. A changed name makes it
-    /// a new worker.
-    pub name: String,
-    /// Share of new sessions, 1..=256; default 1. A reload applies it.
-    pub weight: u32,
-    /// Admin state set in the file. A reload applies it if it differs from the state in the file before; otherwise a
-    /// state set at run time stays.
-    pub admin: AdminState,
-}
-
-/// Address that a worker listens on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    /// IP address and port.
-    Tcp(SocketAddr),
-    /// Absolute path of a unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// State of a worker set by the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AdminState {
-    /// The worker serves its sessions and takes new ones.
-    #[default]
-    Ready,
-    /// The worker serves its sessions but takes no new ones.
-    Drain,
-    /// The worker serves nothing; its sessions are ended.
-    Maint,
-}
-
-impl AdminState {
-    /// The state's name in the file, metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maint => "maint",
-        }
-    }
-}
-
-/// `SameSite` attribute of the affinity cookie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SameSite {
-    /// The attribute is `SameSite=Lax`; the default.
-    #[default]
-    Lax,
-    /// The attribute is `SameSite=Strict`: the cookie is sent to first-party pages only.
-    Strict,
-    /// The attributes are `SameSite=None`, `Secure` and `Partitioned`, for cross-site pages.
-    None,
-}
-
-/// A rule that sends requests for a host and a path to an upstream. A reload applies it to requests that begin later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Exact host (lower case, no port) or `*.example.com`; `None` matches every host.
-    pub host: Option<String>,
-    /// Path prefix that ends on a segment boundary and begins with `/`; `/` matches every path.
-    pub path: String,
-    /// Index of the route's upstream in [`Config::upstreams`].
-    pub upstream: usize,
-    /// Checks that reject requests before they reach a worker.
-    pub guards: guards::Guards,
-    /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
-    /// reload applies it at once, also to open sockets.
-    pub broadcast: Option<bool>,
-    /// Path at which pages learn whether the application can be reached: ok, degraded or down. `None`: nowhere.
-    pub status: Option<String>,
 }

@@ -3,7 +3,6 @@
 //! Routes keep the order of the file: the first that matches wins. Left out: matching requests; that is in
 //! `proxy::route`.
 
-use super::Route;
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
@@ -15,6 +14,24 @@ use super::upstream::ReadUpstream;
 use super::values::suggest;
 use super::workers::is_name;
 use crate::readings::Readings;
+
+/// A rule that sends requests for a host and a path to an upstream. A reload applies it to requests that begin later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Exact host (lower case, no port) or `*.example.com`; `None` matches every host.
+    pub host: Option<String>,
+    /// Path prefix that ends on a segment boundary and begins with `/`; `/` matches every path.
+    pub path: String,
+    /// Index of the route's upstream in [`Config::upstreams`](super::Config::upstreams).
+    pub upstream: usize,
+    /// Checks that reject requests before they reach a worker.
+    pub guards: Guards,
+    /// Whether operators may send texts and events to the sockets of this route; `None`: the setting of its upstream. A
+    /// reload applies it at once, also to open sockets.
+    pub broadcast: Option<bool>,
+    /// Path at which pages learn whether the application can be reached: ok, degraded or down. `None`: nowhere.
+    pub status: Option<String>,
+}
 
 /// Reads all routes and checks them against the upstreams.
 pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, upstreams: &[ReadUpstream]) -> Vec<Route> {

@@ -21,7 +21,7 @@ use super::file;
 use super::sources::Noted;
 use super::values::digits;
 use super::{Config, check};
-use frame::Step;
+use frame::PathStep;
 
 /// What is known about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) fn keys() -> Vec<KeyFacts> {
 }
 
 /// Adds the keys of the table at a path, and those of the tables in it.
-fn table(path: &[Step], all: &mut Vec<KeyFacts>) {
+fn table(path: &[PathStep], all: &mut Vec<KeyFacts>) {
     let mut seen = BTreeSet::new();
     let (alone, framed) = (questions(path, "{}"), questions(path, &frame::of(path)));
     let required: Vec<(&str, String)> = alone
@@ -70,16 +70,16 @@ fn table(path: &[Step], all: &mut Vec<KeyFacts>) {
     });
     for key in keys {
         if seen.insert(key) {
-            let path = [path, &[Step::Key(key, required.clone())]].concat();
+            let path = [path, &[PathStep::Key(key, required.clone())]].concat();
             value(&path, &required, all);
         }
     }
 }
 
 /// Adds the key at a path, and the keys of the tables that its value may have.
-fn value(path: &[Step], required: &[(&str, String)], all: &mut Vec<KeyFacts>) {
-    let item = [path, &[Step::Item]].concat();
-    let named = [path, &[Step::Name]].concat();
+fn value(path: &[PathStep], required: &[(&str, String)], all: &mut Vec<KeyFacts>) {
+    let item = [path, &[PathStep::Item]].concat();
+    let named = [path, &[PathStep::Name]].concat();
     let (asked, elements) = (shapes(path), shapes(&item));
     let has_keys = |asked: &[Asked]| asked.iter().any(|asked| matches!(asked, Asked::Key(_)));
     let inner = questions(path, "{}");
@@ -104,10 +104,16 @@ fn value(path: &[Step], required: &[(&str, String)], all: &mut Vec<KeyFacts>) {
     }
 }
 
-fn facts(path: &[Step], asked: &[Asked], elements: &[Asked], named: &[Asked], required: &[(&str, String)]) -> KeyFacts {
+fn facts(
+    path: &[PathStep],
+    asked: &[Asked],
+    elements: &[Asked],
+    named: &[Asked],
+    required: &[(&str, String)],
+) -> KeyFacts {
     let (table, key) = frame::names(path);
     let known = guess::outcome(path, &[asked, elements].concat());
-    let is_required = matches!(path.last(), Some(Step::Key(key, _)) if required.iter().any(|(one, _)| one == key));
+    let is_required = matches!(path.last(), Some(PathStep::Key(key, _)) if required.iter().any(|(one, _)| one == key));
     let (default, restart) = match guess::by_hand(&table, &key) {
         Some((default, restart)) => (default.to_owned(), restart),
         None if is_required => (String::new(), known.restart),
@@ -130,7 +136,7 @@ fn facts(path: &[Step], asked: &[Asked], elements: &[Asked], named: &[Asked], re
 const PROBES: [&str; 6] = ["true", "1", "\"x\"", "[]", "{}", "[\"x\"]"];
 
 /// What the readers ask of the value at a path, whatever it is.
-fn shapes(path: &[Step]) -> Vec<Asked> {
+fn shapes(path: &[PathStep]) -> Vec<Asked> {
     let mut all = Vec::new();
     for probe in PROBES {
         for asked in questions(path, probe) {
@@ -153,7 +159,7 @@ fn shapes(path: &[Step]) -> Vec<Asked> {
 }
 
 /// What the readers ask about the table or value at a path, if it is the given text.
-fn questions(path: &[Step], leaf: &str) -> Vec<Asked> {
+fn questions(path: &[PathStep], leaf: &str) -> Vec<Asked> {
     let (text, mut at) = frame::text(path, leaf);
     if path.is_empty() {
         at = toml::de::DeTable::parse_recoverable(&text).0.span();

@@ -14,9 +14,21 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, SameSite, Upstream, alarm, drain, eject, emit, guards, health, labels, tunnels,
+    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels, tunnels,
     worker_tls,
 };
+
+/// `SameSite` attribute of the affinity cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SameSite {
+    /// The attribute is `SameSite=Lax`; the default.
+    #[default]
+    Lax,
+    /// The attribute is `SameSite=Strict`: the cookie is sent to first-party pages only.
+    Strict,
+    /// The attributes are `SameSite=None`, `Secure` and `Partitioned`, for cross-site pages.
+    None,
+}
 
 /// An upstream with the places in the file that later checks point at.
 pub(crate) struct ReadUpstream {
@@ -83,11 +95,7 @@ pub(crate) fn read(
     }
     let removed = drain::removed(&mut section);
     if let Some(read) = &spawn {
-        if let (Some(_), Some(_)) = (read.grace, upstream.drain.grace) {
-            let help = "remove one of the two";
-            context.report.error_help(&read.at, "`grace` is given both in `spawn` and in `drain`", help);
-        }
-        upstream = spawned(upstream, read.spawn.clone(), read.grace);
+        upstream = with_spawn(context, upstream, read);
     }
     upstream.labels = labels::read(&mut section, &upstream.name);
     upstream.alarm = alarm::read(&mut section, &upstream.labels);
@@ -100,30 +108,41 @@ pub(crate) fn read(
     let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
     upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
     upstream.emit = emit::read(context, &mut section, upstream.bus);
-    let mut same_site = None;
-    if let Some(mut cookie) = section.section("cookie", "a table such as { same_site = \"lax\" }") {
-        if let Some(text) = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"") {
-            upstream.cookie_same_site = word(context.report, "same_site", &text, &SAME_SITES).unwrap_or_default();
-            same_site = Some(text.span);
-        }
-        cookie.finish();
-    }
-    let mut time = |key, range| section.take(key).and_then(|item| duration(item, range));
-    if let Some(connect) = time("connect_timeout", TIMES) {
-        upstream.connect_timeout = connect;
-    }
-    if let Some(response) = time("response_timeout", TIMES) {
-        upstream.response_timeout = response;
-    }
-    upstream.request_timeout = time("request_timeout", TUNNEL_TIMES);
-    upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
-    if let Some(interval) = time("dns_interval", DNS_TIMES) {
-        upstream.dns_interval = interval;
-    }
+    let same_site = cookie(context, &mut section, &mut upstream);
+    times(&mut section, &mut upstream);
     upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
     Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries, spawn })
+}
+
+/// Reads `cookie`; returns the place of `same_site`, if it is given.
+fn cookie(context: &Context<'_>, section: &mut Section<'_>, upstream: &mut Upstream) -> Option<Span> {
+    let mut cookie = section.section("cookie", "a table such as { same_site = \"lax\" }")?;
+    let same_site = cookie.text("same_site", "\"lax\", \"strict\" or \"none\"");
+    cookie.finish();
+    let text = same_site?;
+    upstream.cookie_same_site = word(context.report, "same_site", &text, &SAME_SITES).unwrap_or_default();
+    Some(text.span)
+}
+
+/// Reads the time limits and intervals of an upstream.
+fn times(section: &mut Section<'_>, upstream: &mut Upstream) {
+    let mut time = |key, range| section.take(key).and_then(|item| duration(item, range));
+    upstream.connect_timeout = time("connect_timeout", TIMES).unwrap_or(upstream.connect_timeout);
+    upstream.response_timeout = time("response_timeout", TIMES).unwrap_or(upstream.response_timeout);
+    upstream.request_timeout = time("request_timeout", TUNNEL_TIMES);
+    upstream.tunnel_idle = time("tunnel_idle", TUNNEL_TIMES);
+    upstream.dns_interval = time("dns_interval", DNS_TIMES).unwrap_or(upstream.dns_interval);
+}
+
+/// Adds the table `spawn` to an upstream whose table `drain` has been read.
+fn with_spawn(context: &Context<'_>, upstream: Upstream, read: &ReadSpawn) -> Upstream {
+    if let (Some(_), Some(_)) = (read.grace, upstream.drain.grace) {
+        let help = "remove one of the two";
+        context.report.error_help(&read.at, "`grace` is given both in `spawn` and in `drain`", help);
+    }
+    spawned(upstream, read.spawn.clone(), read.grace)
 }
 
 /// Makes stickyd start the workers of an upstream. The sessions of a worker that is replaced end evenly over the grace.

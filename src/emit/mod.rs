@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::bus::EmitMessage;
 use crate::config::{EmitAdapter, EmitRedis};
-use crate::fleet::connect::{Connector, Link, LinkError};
+use crate::fleet::connect::{Connector, RedisLink, LinkError};
 use crate::locks::lock;
 
 /// Sender's name in every message: the one that `@socket.io/redis-emitter` has, which no adapter counts as a server.
@@ -35,7 +35,7 @@ pub(crate) struct EmitLinks(Mutex<HashMap<String, EmitLink>>);
 
 struct EmitLink {
     of: Arc<EmitRedis>,
-    link: Link,
+    link: RedisLink,
     used: Instant,
 }
 
@@ -69,7 +69,7 @@ impl EmitLinks {
     }
 
     /// Returns the upstream's open connection. After an error, the next message gets a new one.
-    async fn idle(&self, upstream: &str, to: &Arc<EmitRedis>) -> Option<Link> {
+    async fn idle(&self, upstream: &str, to: &Arc<EmitRedis>) -> Option<RedisLink> {
         let kept = lock(&self.0).remove(upstream).filter(|kept| kept.of == *to)?;
         let mut link = kept.link;
         if kept.used.elapsed() > IDLE {

@@ -10,7 +10,7 @@ use super::MAX_SID;
 const MOST: usize = 16;
 
 #[derive(Deserialize)]
-struct ConnectPacket {
+struct ConnectAnswer {
     sid: String,
 }
 
@@ -23,7 +23,7 @@ pub(crate) fn socket_id(packet: &[u8]) -> Option<String> {
         b'/' => rest.get(rest.iter().position(|b| *b == b',')? + 1..)?,
         _ => return None,
     };
-    let ConnectPacket { sid } = serde_json::Deserializer::from_slice(json).into_iter().next()?.ok()?;
+    let ConnectAnswer { sid } = serde_json::Deserializer::from_slice(json).into_iter().next()?.ok()?;
     (1..=MAX_SID).contains(&sid.len()).then_some(sid)
 }
 

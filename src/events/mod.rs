@@ -267,7 +267,7 @@ impl Events {
         EventKind::ALL.iter().copied().zip(self.counts.iter().map(|count| count.load(Relaxed)))
     }
 
-    /// Returns the number of events that were not kept, because too many were told at once.
+    /// Returns the number of events that were not kept, because too many came at once.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }

@@ -44,14 +44,14 @@ pub(crate) enum FleetMessage {
 
 /// What precedes the content of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(super) struct MessageStamp {
     pub(super) node: u64,
     pub(super) number: u64,
     /// Time by the clock of the Redis.
     pub(super) sent_ms: i64,
 }
 
-impl Sent {
+impl MessageStamp {
     pub(super) fn encode(self, payload: &[u8]) -> Vec<u8> {
         [&self.node.to_be_bytes()[..], &self.number.to_be_bytes(), &self.sent_ms.to_be_bytes(), payload].concat()
     }
@@ -65,7 +65,7 @@ impl Sent {
     }
 }
 
-struct Receiver {
+struct ChannelReceiver {
     to: mpsc::Sender<FleetMessage>,
     /// Whether a message was dropped that it has not been told of.
     has_gap: bool,
@@ -74,7 +74,7 @@ struct Receiver {
 /// The receivers on this stickyd, and the number of its last message.
 #[derive(Default)]
 pub(super) struct Channels {
-    receivers: Mutex<BTreeMap<String, Vec<Receiver>>>,
+    receivers: Mutex<BTreeMap<String, Vec<ChannelReceiver>>>,
     changed: Notify,
     number: Mutex<u64>,
 }
@@ -82,7 +82,7 @@ pub(super) struct Channels {
 impl Channels {
     pub(super) fn subscribe(&self, channel: String) -> mpsc::Receiver<FleetMessage> {
         let (to, messages) = mpsc::channel(WAITING);
-        lock(&self.receivers).entry(channel).or_default().push(Receiver { to, has_gap: false });
+        lock(&self.receivers).entry(channel).or_default().push(ChannelReceiver { to, has_gap: false });
         self.changed.notify_one();
         messages
     }
@@ -175,7 +175,7 @@ fn arrived(fleet: &Fleet, data: Vec<Value>, last: &mut HashMap<u64, u64>) {
     };
     let Ok(channel) = String::from_utf8(channel) else { return };
     let Some(plain) = fleet.seals.open(&channel, &sealed) else { return fleet.series.message("bad_seal") };
-    let Some((sent, payload)) = Sent::decode(&plain) else { return fleet.series.message("bad_seal") };
+    let Some((sent, payload)) = MessageStamp::decode(&plain) else { return fleet.series.message("bad_seal") };
     if sent.node == fleet.node {
         return;
     }
@@ -198,10 +198,10 @@ mod tests {
 
     #[test]
     fn the_head_of_a_message_comes_back_as_it_was() {
-        let sent = Sent { node: 7, number: 1 << 40, sent_ms: -5 };
+        let sent = MessageStamp { node: 7, number: 1 << 40, sent_ms: -5 };
         let plain = sent.encode(b"content");
-        assert_eq!(Sent::decode(&plain), Some((sent, &b"content"[..])));
-        assert_eq!(Sent::decode(&plain[..23]), None);
+        assert_eq!(MessageStamp::decode(&plain), Some((sent, &b"content"[..])));
+        assert_eq!(MessageStamp::decode(&plain[..23]), None);
     }
 
     #[test]

@@ -68,12 +68,12 @@ pub(crate) fn kind_of(code: &str, is_io: bool) -> &'static str {
 
 /// An open connection to Redis.
 #[derive(Clone)]
-pub(crate) enum Link {
+pub(crate) enum RedisLink {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl Link {
+impl RedisLink {
     /// Sends commands together, and waits for all replies. A reply that is an error stands among the others.
     pub(crate) async fn run(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, LinkError> {
         match timeout(REPLIES, self.replies(commands)).await {
@@ -131,7 +131,7 @@ pub(crate) struct Connector {
 
 impl Connector {
     /// Opens a connection for commands.
-    pub(crate) async fn open(&self) -> Result<Link, LinkError> {
+    pub(crate) async fn open(&self) -> Result<RedisLink, LinkError> {
         let opening = async {
             match &self.address.place {
                 RedisPlace::Cluster(nodes) => {
@@ -143,11 +143,11 @@ impl Connector {
                     if self.address.tls {
                         builder = builder.tls(TlsMode::Secure).certs(self.certificates());
                     }
-                    Ok(Link::Cluster(builder.build()?.get_async_connection().await?))
+                    Ok(RedisLink::Cluster(builder.build()?.get_async_connection().await?))
                 }
                 _ => {
                     let client = self.client().await?;
-                    Ok(Link::One(client.get_multiplexed_async_connection_with_config(&self.settings()).await?))
+                    Ok(RedisLink::One(client.get_multiplexed_async_connection_with_config(&self.settings()).await?))
                 }
             }
         };

@@ -37,7 +37,7 @@ use crate::keys::derive::{derive, first};
 use crate::locks::lock;
 use crate::metrics::FleetSeries;
 pub(crate) use channel::FleetMessage;
-use channel::{Channels, Sent};
+use channel::{Channels, MessageStamp};
 use connect::Connector;
 use members::{FleetMember, Summary};
 pub(crate) use pin::SharedPin;
@@ -274,7 +274,7 @@ impl Fleet {
                 // Locked until the message is queued, so that numbers rise in the order of sending.
                 let mut number = self.channels.next_number();
                 *number += 1;
-                let plain = Sent { node: self.node, number: *number, sent_ms: self.fleet_ms() }.encode(payload);
+                let plain = MessageStamp { node: self.node, number: *number, sent_ms: self.fleet_ms() }.encode(payload);
                 let Some(sealed) = self.seals.seal(&channel, &plain) else { return false };
                 !shard.add(|queue| queue.write(Write::Publish(channel.clone(), sealed)))
             });

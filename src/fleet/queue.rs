@@ -16,7 +16,7 @@ const MOST_MESSAGES: usize = 8 << 20;
 const MOST_LOOKUPS: usize = 16_384;
 
 /// Maximum number of commands that are sent together.
-pub(crate) const BATCH: usize = 512;
+const BATCH: usize = 512;
 
 /// A change of a shared pin, or a message.
 pub(crate) enum Write {
@@ -59,6 +59,19 @@ pub(crate) struct Queue {
     message_bytes: usize,
 }
 
+/// What is sent together: at most [`BATCH`] commands of each kind.
+pub(crate) struct Batch {
+    pub(crate) lookups: Vec<Lookup>,
+    pub(crate) questions: Vec<Question>,
+    pub(crate) writes: Vec<Write>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.lookups.is_empty() && self.questions.is_empty()
+    }
+}
+
 impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.lookups.is_empty() && self.questions.is_empty()
@@ -75,6 +88,14 @@ impl Queue {
         let dropped = self.writes.len() >= MOST_WRITES && self.take_write().is_some();
         self.writes.push_back(write);
         dropped
+    }
+
+    /// Takes what is sent next.
+    pub(crate) fn take_batch(&mut self) -> Batch {
+        let lookups = self.lookups.drain(..self.lookups.len().min(BATCH)).collect();
+        let questions = self.questions.drain(..self.questions.len().min(BATCH)).collect();
+        let writes = std::iter::from_fn(|| self.take_write()).take(BATCH).collect();
+        Batch { lookups, questions, writes }
     }
 
     /// Takes the oldest write.

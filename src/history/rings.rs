@@ -20,7 +20,7 @@ pub(crate) struct Rings {
 
 /// One number over a span of time.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Column {
+pub(crate) struct HistoryColumn {
     /// Means of a rate, or last values of a gauge; NaN is a gap.
     pub(crate) values: Vec<f32>,
     /// Maxima of a gauge; empty for a rate, and where a step is one sample.
@@ -97,11 +97,11 @@ impl Rings {
     }
 
     /// Returns every number over `rows` steps of a resolution (an index of [`STEPS`]), from step `first` on.
-    pub(crate) fn columns(&self, resolution: usize, first: u64, rows: usize) -> Vec<Column> {
+    pub(crate) fn columns(&self, resolution: usize, first: u64, rows: usize) -> Vec<HistoryColumn> {
         let Some(ring) = self.rings.get(resolution) else { return Vec::new() };
         let open = resolution.checked_sub(1).and_then(|index| self.open.get(index));
         let column = |(at, name): (usize, &&str)| {
-            let (is_pair, mut column) = (resolution > 0 && is_gauge(name), Column::of(rows));
+            let (is_pair, mut column) = (resolution > 0 && is_gauge(name), HistoryColumn::of(rows));
             for step in (first..).take(rows) {
                 let unfinished = open.filter(|open| open.step == step).and_then(|open| open.sums.get(at));
                 let code =
@@ -131,7 +131,7 @@ impl Rings {
     }
 }
 
-impl Column {
+impl HistoryColumn {
     fn of(rows: usize) -> Self {
         Self { values: Vec::with_capacity(rows), maxima: Vec::new() }
     }
@@ -268,11 +268,12 @@ mod tests {
 
     #[test]
     fn merged_columns_keep_means_and_maxima() {
-        let column = Column { values: vec![1.0, f32::NAN, 5.0, f32::NAN], maxima: vec![4.0, f32::NAN, 6.0, f32::NAN] };
+        let column =
+            HistoryColumn { values: vec![1.0, f32::NAN, 5.0, f32::NAN], maxima: vec![4.0, f32::NAN, 6.0, f32::NAN] };
         let gauge = column.merged(3, true);
         assert_eq!((gauge.values[0], gauge.maxima[0]), (5.0, 6.0));
         assert!(gauge.values[1].is_nan() && gauge.maxima[1].is_nan());
-        let rate = Column { maxima: Vec::new(), ..column }.merged(3, false);
+        let rate = HistoryColumn { maxima: Vec::new(), ..column }.merged(3, false);
         assert_eq!((rate.values[0], rate.maxima.len()), (3.0, 0));
     }
 

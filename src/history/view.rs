@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::numbers::{UPSTREAM_NUMBERS, WORKER_NUMBERS, is_gauge};
-use super::rings::{Column, STEPS};
+use super::rings::{HistoryColumn, STEPS};
 use super::store::{Series, Store};
 
 /// Maximum number of numbers in the history that a viewer of the live stream gets at once: some 1.5 MB, which takes
@@ -56,7 +56,7 @@ pub(crate) struct HistoryQuery {
 }
 
 /// Columns of several series over one span.
-struct Span {
+struct SeriesSpan {
     resolution: usize,
     first: u64,
     rows: usize,
@@ -82,7 +82,7 @@ pub(crate) fn write(store: &Store, query: &HistoryQuery, now: u64) -> String {
     };
     let gauges = WORKER_NUMBERS.iter().filter(|name| is_gauge(name)).count();
     let width = workers.len() * (WORKER_NUMBERS.len() + gauges) + upstreams.len() * UPSTREAM_NUMBERS.len();
-    let span = Span::of(query, width, now);
+    let span = SeriesSpan::of(query, width, now);
     let mut json = span.head(query.range);
     json.push_str(",\"upstreams\":[");
     for (index, (name, series)) in upstreams.into_iter().enumerate() {
@@ -104,7 +104,7 @@ pub(crate) fn write(store: &Store, query: &HistoryQuery, now: u64) -> String {
     json
 }
 
-impl Span {
+impl SeriesSpan {
     fn of(query: &HistoryQuery, width: usize, now: u64) -> Self {
         let resolution = query.range.resolution();
         let (length, rows) = STEPS.get(resolution).copied().unwrap_or(STEPS[0]);
@@ -132,7 +132,7 @@ impl Span {
         )
     }
 
-    fn columns(&self, series: &Series, names: &[&str]) -> Vec<Column> {
+    fn columns(&self, series: &Series, names: &[&str]) -> Vec<HistoryColumn> {
         let columns = series.rings.columns(self.resolution, self.first, self.rows);
         if self.merge == 1 {
             return columns;
@@ -141,7 +141,7 @@ impl Span {
     }
 }
 
-fn push_columns(json: &mut String, columns: &[Column]) {
+fn push_columns(json: &mut String, columns: &[HistoryColumn]) {
     json.push('[');
     for (index, column) in columns.iter().enumerate() {
         if index > 0 {
@@ -153,7 +153,7 @@ fn push_columns(json: &mut String, columns: &[Column]) {
 }
 
 /// Writes the maxima of the gauges; an empty list where every step is one sample.
-fn push_maxima(json: &mut String, columns: &[Column]) {
+fn push_maxima(json: &mut String, columns: &[HistoryColumn]) {
     json.push('[');
     for (index, column) in columns.iter().filter(|column| !column.maxima.is_empty()).enumerate() {
         if index > 0 {

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use super::handshake::{self, Opened, Secured};
 use super::http1_io::Http1Io;
 use super::refusal::Refused;
-use super::traffic::Traffic;
+use super::traffic::Http1Traffic;
 use super::{ThreadListener, h2, head_timeout, linger, refusal};
 use crate::clock;
 use crate::cookie::SeenCookie;
@@ -80,7 +80,7 @@ pub struct Conn {
     /// The thread's entry for this connection; `None` over HTTP/2, where the streams share it.
     live: RefCell<Option<Registered>>,
     plan: RefCell<Option<Opening>>,
-    pub(crate) traffic: Traffic,
+    pub(crate) traffic: Http1Traffic,
     /// Informational responses for the request that is being polled; sent at the end of the same poll.
     pub(crate) interim: RefCell<Vec<InterimHead>>,
     requests: Cell<u32>,
@@ -114,7 +114,7 @@ pub(crate) async fn serve(live: Registered, listener: Rc<ThreadListener>, stream
         own: OnceCell::new(),
         live: RefCell::new(live),
         plan: RefCell::default(),
-        traffic: Traffic::default(),
+        traffic: Http1Traffic::default(),
         interim: RefCell::default(),
         requests: Cell::new(0),
         under_way: Cell::new(0),
@@ -186,7 +186,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     }
     if let Some(Err(error)) = &ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "client connection ended");
-        conn.thread.shared.metrics.client_errors.with_label_values(&["http"]).inc();
+        conn.thread.shared.metrics.clients.errors.with_label_values(&["http"]).inc();
     }
     let (Some(ended), Some(live)) = (ended, conn.live.take()) else { return None };
     let (plan, parts) = (conn.plan.take(), http.into_parts());
@@ -206,7 +206,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         }
         (ended, _) => {
             let over = conn.traffic.has_ended();
-            if ended.is_err() || (!over && (conn.unread.get() || has_unread(&mut io).await)) {
+            if ended.is_err() || (!over && (conn.unread.get() || try_take_unread(&mut io).await)) {
                 conn.thread.tasks.spawn_local(async move { linger::linger(io, &live, u64::MAX).await });
             }
         }
@@ -214,8 +214,8 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
     None
 }
 
-/// Returns whether the socket holds bytes that will not be read any more.
-async fn has_unread(io: &mut ClientIo) -> bool {
+/// Reads a byte that no request needs any more. Returns whether there was one: then the peer is still sending.
+async fn try_take_unread(io: &mut ClientIo) -> bool {
     let mut byte = [0];
     let mut byte = ReadBuf::new(&mut byte);
     poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_read(cx, &mut byte).is_ready())).await && !byte.filled().is_empty()

@@ -118,7 +118,7 @@ fn not_served(thread: &Thread, kind: &str, peer: IpAddr, error: &io::Error) {
     if said_nothing(error) {
         return;
     }
-    thread.shared.metrics.client_errors.with_label_values(&[kind]).inc();
+    thread.shared.metrics.clients.errors.with_label_values(&[kind]).inc();
 }
 
 /// Waits for the client's first byte, without consuming it.

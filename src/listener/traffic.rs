@@ -11,7 +11,7 @@ use crate::net::written_target::WrittenTarget;
 
 /// State of the socket, as far as it can be observed outside hyper.
 #[derive(Default)]
-pub(crate) struct Traffic {
+pub(crate) struct Http1Traffic {
     /// Whether something was written since the last complete flush.
     pub(super) unflushed: Cell<bool>,
     /// Whether the last read found no bytes.
@@ -36,7 +36,7 @@ pub(crate) struct Traffic {
     pub(super) written: RefCell<Option<WrittenTarget>>,
 }
 
-impl Traffic {
+impl Http1Traffic {
     /// Returns whether hyper's output is sent and all that came was read. At the end of each turn hyper flushes its
     /// output, so that between two requests its buffers are empty, except for part of a head, which it gives back.
     pub(crate) fn is_still(&self) -> bool {

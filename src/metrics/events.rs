@@ -6,7 +6,7 @@ use crate::events::Events;
 const EVENTS: Family = Family { name: "stickyd_events_total", help: "Events by kind (GET /api/v1/events)." };
 const LOST: Family = Family {
     name: "stickyd_events_dropped_total",
-    help: "Events that were logged but not kept, because too many were told at once.",
+    help: "Events that were logged but not kept, because too many came at once.",
 };
 
 impl Families {

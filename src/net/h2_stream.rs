@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) const APPETITE: usize = 16 * 1024;
 
 /// Access to what a stream shares with the others of its connection: room for the bytes that they send.
-pub trait Carrier {
+pub trait StreamCarrier {
     /// Ready when bytes may be handed to the connection.
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()>;
     /// Notes that this many bytes were handed to the connection.
@@ -28,7 +28,7 @@ pub trait Carrier {
 }
 
 /// A carrier that always has room.
-impl Carrier for () {
+impl StreamCarrier for () {
     fn poll_room(&self, _: &Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
@@ -54,7 +54,7 @@ impl<C> StreamIo<C> {
     }
 }
 
-impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
+impl<C: StreamCarrier + Unpin> AsyncRead for StreamIo<C> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.rest.is_empty() {
@@ -82,7 +82,7 @@ impl<C: Carrier + Unpin> AsyncRead for StreamIo<C> {
     }
 }
 
-impl<C: Carrier + Unpin> AsyncWrite for StreamIo<C> {
+impl<C: StreamCarrier + Unpin> AsyncWrite for StreamIo<C> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.ended {

@@ -54,12 +54,12 @@ pub(crate) enum NoteState {
     Begun,
     /// The problem still lasts.
     Lasts,
-    Over(Ending),
+    Over(ProblemEnd),
 }
 
 /// How a problem has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ending {
+pub(crate) struct ProblemEnd {
     /// What is true now: "app/w3 is up again".
     pub(crate) how: String,
     /// Further words; may be empty.
@@ -128,7 +128,7 @@ impl Incidents {
         now: Moment,
         rules: &NotifyRules,
         problems: Vec<Problem>,
-        over: &dyn Fn(&Problem) -> Ending,
+        over: &dyn Fn(&Problem) -> ProblemEnd,
     ) -> Vec<Note> {
         let present: BTreeSet<_> = problems.iter().map(|problem| problem.key.clone()).collect();
         for problem in problems {
@@ -184,7 +184,7 @@ impl Incidents {
         self.all.insert(problem.key.clone(), Incident { problem, since: now, absent: None, told: None, times });
     }
 
-    fn end(&mut self, now: Moment, rules: &NotifyRules, key: &ProblemKey, over: &dyn Fn(&Problem) -> Ending) {
+    fn end(&mut self, now: Moment, rules: &NotifyRules, key: &ProblemKey, over: &dyn Fn(&Problem) -> ProblemEnd) {
         let Some(incident) = self.all.get_mut(key) else { return };
         let absent = *incident.absent.get_or_insert(now);
         if incident.told.is_some() && now.saturating_sub(absent) < incident.calm(rules) {

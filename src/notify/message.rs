@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::incidents::{Ending, Note, NoteState};
+use super::incidents::{Note, NoteState, ProblemEnd};
 use crate::printable::blanked;
 
 /// What is sent to a receiver.
@@ -169,8 +169,8 @@ fn sentence(note: &Note) -> String {
     let lasted = span(*lasted);
     let again = if *times > 1 { format!(" ({times} times)") } else { String::new() };
     let line = match &note.state {
-        NoteState::Over(Ending { how, detail }) if detail.is_empty() => format!("{how} after {lasted}{again}"),
-        NoteState::Over(Ending { how, detail }) => format!("{how} after {lasted}{again} ({detail})"),
+        NoteState::Over(ProblemEnd { how, detail }) if detail.is_empty() => format!("{how} after {lasted}{again}"),
+        NoteState::Over(ProblemEnd { how, detail }) => format!("{how} after {lasted}{again} ({detail})"),
         NoteState::Begun | NoteState::Lasts if problem.why.is_empty() => format!("{}{again}", problem.what),
         NoteState::Begun | NoteState::Lasts => format!("{}{again}: {}", problem.what, problem.why),
     };

@@ -14,6 +14,8 @@ mod mail;
 mod message;
 mod outbox;
 mod render;
+#[cfg(test)]
+mod sample;
 mod watch;
 
 use std::cell::Cell;
@@ -306,7 +308,7 @@ impl Notifier {
 
     fn state(&self) -> NotifyState {
         let now = self.now();
-        let receiver = |(courier, lane): (&Courier, &outbox::Lane)| ReceiverState {
+        let receiver = |(courier, lane): (&Courier, &outbox::ReceiverLane)| ReceiverState {
             name: lane.name.clone(),
             kind: courier.receiver().by.word(),
             host: courier.receiver().by.host().to_owned(),

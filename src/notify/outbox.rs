@@ -88,7 +88,7 @@ pub(crate) struct LastOutcome {
 
 /// The messages of one receiver.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct ReceiverLane {
     pub(crate) name: String,
     topics: Vec<Topic>,
     queue: VecDeque<Letter>,
@@ -106,7 +106,7 @@ pub(crate) struct Lane {
 /// The lanes of all receivers.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    pub(crate) lanes: Vec<Lane>,
+    pub(crate) lanes: Vec<ReceiverLane>,
     per_hour: u32,
 }
 
@@ -120,7 +120,7 @@ impl Outbox {
         let mut old = std::mem::take(&mut self.lanes);
         let lane = |receiver: &Receiver| {
             let at = old.iter().position(|lane| lane.name == receiver.name);
-            let mut lane = at.map_or_else(|| Lane::new(&receiver.name), |at| old.swap_remove(at));
+            let mut lane = at.map_or_else(|| ReceiverLane::new(&receiver.name), |at| old.swap_remove(at));
             lane.topics.clone_from(&receiver.topics);
             lane
         };
@@ -222,7 +222,7 @@ impl Outbox {
     }
 }
 
-impl Lane {
+impl ReceiverLane {
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),

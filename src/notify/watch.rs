@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::alarms::{AlarmMemory, UpstreamCounts, WorkerCounts, left};
-use super::incidents::{Ending, Moment, Problem, ProblemKey};
+use super::incidents::{Moment, Problem, ProblemEnd, ProblemKey};
 use super::message::span;
 use crate::config::alarm::Alarm;
 use crate::config::notify::Topic;
@@ -300,9 +300,9 @@ async fn count_labels(sockets: &Sockets, snapshot: &Snapshot) -> HashMap<String,
 }
 
 /// Explains how a problem has ended.
-pub(super) fn ending(shared: &Shared, problem: &Problem) -> Ending {
+pub(super) fn ending(shared: &Shared, problem: &Problem) -> ProblemEnd {
     let ProblemKey { event, upstream, subject, .. } = &problem.key;
-    let plain = |how: String| Ending { how, detail: String::new() };
+    let plain = |how: String| ProblemEnd { how, detail: String::new() };
     match *event {
         "worker_down" => worker_ending(shared, problem),
         "worker_not_started" => plain(format!("{upstream}/{subject} has a healthy process again")),
@@ -315,7 +315,7 @@ pub(super) fn ending(shared: &Shared, problem: &Problem) -> Ending {
     }
 }
 
-fn worker_ending(shared: &Shared, problem: &Problem) -> Ending {
+fn worker_ending(shared: &Shared, problem: &Problem) -> ProblemEnd {
     let ProblemKey { upstream, subject, .. } = &problem.key;
     let snapshot = shared.snapshot.load();
     let members = snapshot.upstream(upstream).map(|upstream| upstream.members.as_slice()).unwrap_or_default();
@@ -330,5 +330,5 @@ fn worker_ending(shared: &Shared, problem: &Problem) -> Ending {
         }
         Some(_) => ("is up again", String::new()),
     };
-    Ending { how: format!("{upstream}/{subject} {how}"), detail }
+    ProblemEnd { how: format!("{upstream}/{subject} {how}"), detail }
 }

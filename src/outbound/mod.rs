@@ -32,7 +32,7 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
 use crate::config::Authorities;
 pub(crate) use fault::OutboundFault;
-use names::Names;
+use names::Resolver;
 pub(crate) use names::addresses;
 use retry::RetryPolicy;
 
@@ -130,7 +130,7 @@ impl Outbound {
     }
 }
 
-type HttpsClient = Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>;
+type HttpsClient = Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
 
 fn client(settings: &OutboundSettings, tasks: &TaskTracker) -> Result<HttpsClient, OutboundFault> {
     let mut roots = RootCertStore::empty();
@@ -142,12 +142,12 @@ fn client(settings: &OutboundSettings, tasks: &TaskTracker) -> Result<HttpsClien
         .map_err(|error| OutboundFault::Setup(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let mut tcp = HttpConnector::new_with_resolver(Names::default());
+    let mut tcp = HttpConnector::new_with_resolver(Resolver::default());
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.timeout));
     let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-    Ok(Client::builder(Counted(tasks.clone()))
+    Ok(Client::builder(CountedTasks(tasks.clone()))
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(settings.idle)
@@ -157,9 +157,9 @@ fn client(settings: &OutboundSettings, tasks: &TaskTracker) -> Result<HttpsClien
 
 /// Runs the client's connections as counted tasks (ARCHITECTURE.md, invariant 10).
 #[derive(Clone)]
-struct Counted(TaskTracker);
+struct CountedTasks(TaskTracker);
 
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Counted {
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for CountedTasks {
     fn execute(&self, future: F) {
         self.0.spawn(future);
     }

@@ -21,9 +21,9 @@ const LOOKUPS: usize = 4;
 
 /// The system's resolver, with a bound.
 #[derive(Clone)]
-pub(super) struct Names(Arc<Semaphore>);
+pub(super) struct Resolver(Arc<Semaphore>);
 
-impl Default for Names {
+impl Default for Resolver {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(LOOKUPS)))
     }
@@ -34,7 +34,7 @@ impl Default for Names {
 #[error("{0}")]
 pub(crate) struct NameError(pub(super) String);
 
-impl Service<Name> for Names {
+impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = NameError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NameError>> + Send>>;
@@ -50,7 +50,7 @@ impl Service<Name> for Names {
 
 /// Every address of a name, with a port.
 pub(crate) async fn addresses(name: &str, port: u16) -> Result<Vec<SocketAddr>, NameError> {
-    let found = look_up(Names::default().0, name.to_owned()).await?;
+    let found = look_up(Resolver::default().0, name.to_owned()).await?;
     Ok(found.map(|address| SocketAddr::new(address.ip(), port)).collect())
 }
 

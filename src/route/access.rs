@@ -65,9 +65,9 @@ impl KeyMaker {
 }
 
 /// Verdicts that hold for a while. Bounded; when it is full, those that are over are forgotten, or else all.
-pub(crate) struct Verdicts<V>(Mutex<HashMap<VerdictKey, (Millis, V)>>);
+pub(crate) struct KeptVerdicts<V>(Mutex<HashMap<VerdictKey, (Millis, V)>>);
 
-impl<V: Clone> Verdicts<V> {
+impl<V: Clone> KeptVerdicts<V> {
     pub(crate) fn new() -> Self {
         Self(Mutex::default())
     }
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn verdicts_hold_for_their_time_and_are_bounded() {
-        let (verdicts, second) = (Verdicts::new(), Duration::from_secs(1));
+        let (verdicts, second) = (KeptVerdicts::new(), Duration::from_secs(1));
         let key = |number: usize| std::array::from_fn(|at| if at < 8 { number.to_be_bytes()[at] } else { 0 });
         let at = Millis::new;
         verdicts.put(key(1), 1, second, at(0));

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
-use super::access::{KeyMaker, VerdictKey, Verdicts, WaitingRoom};
+use super::access::{KeptVerdicts, KeyMaker, VerdictKey, WaitingRoom};
 use crate::clock::Millis;
 use crate::config::access::BasicAuth;
 use crate::upstream::eject::ClientKey;
@@ -37,7 +37,7 @@ const LONGEST: usize = 1_024;
 pub(crate) struct BasicGuard {
     config: Arc<BasicAuth>,
     keys: KeyMaker,
-    known: Verdicts<()>,
+    known: KeptVerdicts<()>,
     pub(crate) turns: Arc<Semaphore>,
     pub(crate) waiting: WaitingRoom<ClientKey>,
     challenge: HeaderValue,
@@ -55,7 +55,7 @@ impl BasicGuard {
         let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", config.realm);
         Arc::new(Self {
             keys: KeyMaker::new(),
-            known: Verdicts::new(),
+            known: KeptVerdicts::new(),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: WaitingRoom::new(WAITING, WAITING_OF_ONE),
             // `config` has checked the realm.

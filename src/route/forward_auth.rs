@@ -14,7 +14,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use tokio::sync::Semaphore;
 
-use super::access::{KeyMaker, VerdictKey, Verdicts};
+use super::access::{KeptVerdicts, KeyMaker, VerdictKey};
 use super::guard::Authority;
 use crate::client::Client;
 use crate::clock::Millis;
@@ -31,7 +31,7 @@ const MOST_COPIED: usize = 16 * 1024;
 pub(crate) struct ForwardGuard {
     config: Arc<ForwardAuth>,
     keys: KeyMaker,
-    known: Verdicts<ServiceVerdict>,
+    known: KeptVerdicts<ServiceVerdict>,
     pub(crate) turns: Semaphore,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct AskedRequest<'a> {
 impl ForwardGuard {
     pub(crate) fn new(config: Arc<ForwardAuth>) -> Arc<Self> {
         let turns = Semaphore::new(AT_ONCE);
-        Arc::new(Self { config, keys: KeyMaker::new(), known: Verdicts::new(), turns })
+        Arc::new(Self { config, keys: KeyMaker::new(), known: KeptVerdicts::new(), turns })
     }
 
     pub(crate) fn config(&self) -> &ForwardAuth {

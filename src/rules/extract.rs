@@ -80,7 +80,7 @@ impl PatternMatch<&[u8]> {
 /// what follows it is ignored. If a field is repeated, the last one counts, as in JavaScript.
 pub(crate) fn json(path: &JsonPath, body: &[u8]) -> PatternMatch<String> {
     let read =
-        |body: &[u8]| (Field { steps: path.steps() }).deserialize(&mut serde_json::Deserializer::from_slice(body));
+        |body: &[u8]| (FieldPath { steps: path.steps() }).deserialize(&mut serde_json::Deserializer::from_slice(body));
     match read(body) {
         Ok(Some(text)) => PatternMatch::Found(text),
         Ok(None) => PatternMatch::Never,
@@ -92,11 +92,11 @@ pub(crate) fn json(path: &JsonPath, body: &[u8]) -> PatternMatch<String> {
 /// Follows the steps of a path and skips everything else. `serde_json` skips without recursion, so the recursion is
 /// only as deep as the path is long.
 #[derive(Clone, Copy)]
-struct Field<'p> {
+struct FieldPath<'p> {
     steps: &'p [String],
 }
 
-impl<'de> DeserializeSeed<'de> for Field<'_> {
+impl<'de> DeserializeSeed<'de> for FieldPath<'_> {
     type Value = Option<String>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -104,7 +104,7 @@ impl<'de> DeserializeSeed<'de> for Field<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Field<'_> {
+impl<'de> Visitor<'de> for FieldPath<'_> {
     type Value = Option<String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for Field<'_> {
         let mut found = None;
         while let Some(key) = map.next_key::<String>()? {
             match self.steps.split_first() {
-                Some((step, steps)) if *step == key => found = map.next_value_seed(Field { steps })?,
+                Some((step, steps)) if *step == key => found = map.next_value_seed(FieldPath { steps })?,
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
         }
@@ -127,7 +127,7 @@ impl<'de> Visitor<'de> for Field<'_> {
         let wanted = self.steps.split_first().and_then(|(step, steps)| Some((step.parse::<usize>().ok()?, steps)));
         loop {
             match wanted {
-                Some((place, steps)) if place == index => match seq.next_element_seed(Field { steps })? {
+                Some((place, steps)) if place == index => match seq.next_element_seed(FieldPath { steps })? {
                     Some(value) => found = value,
                     None => return Ok(found),
                 },

@@ -158,7 +158,7 @@ impl NameWatch {
             tell!(self.shared.events, DnsChanged, info,
                 upstream = %upstream, %name, came = ?not_in(&ips, &had), went = ?not_in(&had, &ips),
                 addresses = ips.len(), "the addresses of a name have changed");
-            self.shared.metrics.dns_changes.with_label_values(&[upstream]).inc();
+            self.shared.metrics.names.changes.with_label_values(&[upstream]).inc();
             let over = self.workers(ips.len()) > MAX_RANGE;
             Control::new(self.shared.clone()).set_addresses(upstream, name, ips);
             if over {
@@ -203,7 +203,7 @@ impl NameWatch {
     }
 
     fn count(&self, result: &str) {
-        self.shared.metrics.dns_lookups.with_label_values(&[self.key.0.as_str(), result]).inc();
+        self.shared.metrics.names.lookups.with_label_values(&[self.key.0.as_str(), result]).inc();
     }
 
     /// Whether a worker at this address would be one of stickyd's own listeners. Every request would then loop back

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::far::{ANNOUNCE, FarTarget, HubId, Outbound};
-use crate::bus::{Hub, Way};
+use crate::bus::far::{ANNOUNCE, FarQueue, FarTarget, HubId};
+use crate::bus::{FarWay, Hub};
 use crate::fleet::{Fleet, FleetMessage};
 
 /// Bytes that are handed to the fleet between two looks at other tasks of the hub.
@@ -24,11 +24,11 @@ const AT_ONCE: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The way over this fleet.
-pub(crate) fn way(fleet: Arc<Fleet>) -> Way {
+pub(crate) fn way(fleet: Arc<Fleet>) -> FarWay {
     Box::new(move |hub, outbound, stop| Box::pin(carry(fleet, hub, outbound, stop)))
 }
 
-async fn carry(fleet: Arc<Fleet>, hub: Rc<Hub>, outbound: Rc<Outbound>, stop: CancellationToken) {
+async fn carry(fleet: Arc<Fleet>, hub: Rc<Hub>, outbound: Rc<FarQueue>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
     let own = fleet.subscribe(&topic(&FarTarget::Hub(HubId(fleet.node()))));
     let spawn = |messages| {

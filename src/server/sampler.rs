@@ -16,7 +16,7 @@ use super::lookout::Lookout;
 use crate::config::Address;
 use crate::history::{Numbers, SampledUpstream, SampledWorker, StateNow, WorkerKey, sum};
 use crate::metrics::Way;
-use crate::processes::{self, Usage};
+use crate::processes::{self, ProcessUsage};
 use crate::sockets::Transport;
 use crate::state::{Shared, Snapshot};
 use crate::upstream::Upstream;
@@ -58,14 +58,14 @@ struct Sampler {
     before: Option<(Instant, u64)>,
     workers: HashMap<WorkerSerial, WorkerTotals>,
     upstreams: BTreeMap<String, UpstreamTotals>,
-    search: Search,
+    search: ProcessSearch,
 }
 
 /// Counts of a worker, whose growth is a rate.
 #[derive(Clone, Copy)]
 struct WorkerTotals {
     counts: [u64; 7],
-    usage: Option<(u32, Usage)>,
+    usage: Option<(u32, ProcessUsage)>,
 }
 
 /// Counts of an upstream, whose growth is a rate.
@@ -107,7 +107,7 @@ impl Sampler {
         self.search.go_on(shared, missing, tasks, now);
     }
 
-    fn worker(&mut self, worker: &Arc<Worker>, usage: Option<(u32, Usage)>, span: f32) -> SampledWorker {
+    fn worker(&mut self, worker: &Arc<Worker>, usage: Option<(u32, ProcessUsage)>, span: f32) -> SampledWorker {
         let series = &worker.series;
         let [opened, closed] = series.turnover();
         let bytes = [Way::Up, Way::Down].map(|way| series.socket_bytes(way));
@@ -174,13 +174,13 @@ impl Sampler {
 
 /// Looks for the processes of workers that are not known yet, less and less often.
 #[derive(Default)]
-struct Search {
+struct ProcessSearch {
     missing: HashSet<Address>,
     next: Option<Instant>,
     pause: Duration,
 }
 
-impl Search {
+impl ProcessSearch {
     fn go_on(&mut self, shared: &Arc<Shared>, missing: HashSet<Address>, tasks: &TaskTracker, now: Instant) {
         if missing.is_empty() || missing != self.missing {
             (self.pause, self.next) = (SEARCH_FIRST, None);

@@ -30,23 +30,23 @@ pub(crate) struct CommonKey {
 }
 
 /// An entry of the set, compared by its key alone.
-struct Kept(Arc<Common>);
+struct KeptCommon(Arc<Common>);
 
-impl PartialEq for Kept {
+impl PartialEq for KeptCommon {
     fn eq(&self, other: &Self) -> bool {
         self.0.key == other.0.key
     }
 }
 
-impl Eq for Kept {}
+impl Eq for KeptCommon {}
 
-impl std::hash::Hash for Kept {
+impl std::hash::Hash for KeptCommon {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.0.key.hash(state);
     }
 }
 
-impl std::borrow::Borrow<CommonKey> for Kept {
+impl std::borrow::Borrow<CommonKey> for KeptCommon {
     fn borrow(&self) -> &CommonKey {
         &self.0.key
     }
@@ -58,7 +58,7 @@ pub(crate) struct Commons(Mutex<KnownCommon>);
 
 #[derive(Default)]
 struct KnownCommon {
-    all: HashSet<Kept>,
+    all: HashSet<KeptCommon>,
     /// Second at which the set was full of entries in use; it is searched for unused ones again a second later.
     full_s: Option<Seconds>,
 }
@@ -67,18 +67,18 @@ impl Commons {
     pub(crate) fn get(&self, sockets: &Weak<Sockets>, facts: &SocketFacts) -> Arc<Common> {
         let mut key = facts.common.clone();
         let mut known = lock(&self.0);
-        if let Some(Kept(common)) = known.all.get(&key) {
+        if let Some(KeptCommon(common)) = known.all.get(&key) {
             return common.clone();
         }
         if known.all.len() >= MOST && !known.makes_room(clock::now_s()) {
             say_full!("too many different user agents: user agents of new sockets are not stored");
             key.agent = Box::default();
-            if let Some(Kept(common)) = known.all.get(&key) {
+            if let Some(KeptCommon(common)) = known.all.get(&key) {
                 return common.clone();
             }
         }
         let common = Arc::new(Common { sockets: sockets.clone(), key });
-        known.all.insert(Kept(common.clone()));
+        known.all.insert(KeptCommon(common.clone()));
         common
     }
 }

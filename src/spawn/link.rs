@@ -13,7 +13,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::protocol::{self, Report, Request};
+use super::protocol::{self, Request, SpawnerReport};
 use super::spawner::OWN_FILE;
 
 /// Requests that wait to be sent.
@@ -21,13 +21,13 @@ const UNSENT: usize = 1024;
 
 /// What comes from the spawner.
 pub(super) enum LinkEvent {
-    Told(Report),
+    Told(SpawnerReport),
     /// The connection has ended.
     Lost,
 }
 
 /// The connection, which may be down.
-pub(super) struct Link {
+pub(super) struct SpawnerLink {
     /// Socket of a spawner that is a service of its own.
     service: Option<PathBuf>,
     child: Option<Child>,
@@ -39,7 +39,7 @@ pub(super) struct Link {
     tasks: TaskTracker,
 }
 
-impl Link {
+impl SpawnerLink {
     pub(super) fn new(service: Option<PathBuf>, tasks: TaskTracker) -> Self {
         let (sender, events) = mpsc::channel(256);
         Self { service, child: None, requests: None, number: 0, sender, events, tasks }

@@ -1,32 +1,28 @@
 //! The manager: one task on the control thread that connects the pools with the spawner, the snapshot and operators.
 
+mod spawner_link;
+
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::link::{Link, LinkEvent};
+use super::link::{LinkEvent, SpawnerLink};
 use super::pool::{Pool, World};
-use super::protocol::{Exit, Hello, LinePage, ProcessId, Report, Request, VERSION};
+use super::protocol::{LinePage, Request, SpawnerReport};
 use super::slot::Reason;
 use super::spawner::{PATIENCE, ProcessGroup};
 use super::{LogPage, OrderOutcome, PoolState, SpawnOrder, SpawnSettings, Target, Wish};
 use crate::config;
 use crate::control::Control;
-use crate::events::tell;
 use crate::state::Shared;
 
 /// Interval between two looks at the workers.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Interval between two tries to reach a spawner.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// Maximum number of questions for log lines that wait for the spawner.
 const QUESTIONS: usize = 64;
@@ -50,7 +46,7 @@ pub(crate) async fn keep(
     stop: SpawnStop,
 ) {
     let tasks = TaskTracker::new();
-    let link = Link::new(settings.spawner.clone(), tasks);
+    let link = SpawnerLink::new(settings.spawner.clone(), tasks);
     let mut manager = Manager {
         control: Control::new(shared.clone()),
         shared,
@@ -96,7 +92,7 @@ struct Manager {
     shared: Arc<Shared>,
     control: Control,
     settings: SpawnSettings,
-    link: Link,
+    link: SpawnerLink,
     pools: HashMap<String, Pool>,
     /// The workers that the snapshot names, per upstream.
     named: HashMap<String, Vec<config::Worker>>,
@@ -165,131 +161,9 @@ impl Manager {
         });
     }
 
-    fn connect(&mut self, now: Instant) {
-        self.greeted = false;
-        match self.link.open() {
-            Ok(()) => (self.retry_at, self.is_told) = (None, false),
-            Err(error) => {
-                self.retry_at = Some(now + RETRY);
-                if !self.is_told {
-                    let socket =
-                        self.settings.spawner.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-                    tell!(self.shared.events, Spawn, error,
-                        %error, socket, "cannot reach or start the spawner");
-                }
-                self.is_told = true;
-            }
-        }
-    }
-
-    fn hear(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Told(Report::Hello(hello)) => self.greet(&hello),
-            LinkEvent::Told(Report::Started { id, pid }) => {
-                self.pools.values_mut().for_each(|pool| pool.started(id, pid));
-            }
-            LinkEvent::Told(Report::NotStarted { id, why }) => {
-                self.ended(&Exit { id, code: None, signal: None, last: vec![why] });
-            }
-            LinkEvent::Told(Report::Exited(exit)) => self.ended(&exit),
-            LinkEvent::Told(Report::Memory { bytes }) => {
-                for (id, bytes) in bytes {
-                    self.pools.values_mut().for_each(|pool| pool.note_memory(id, bytes, &self.shared));
-                }
-            }
-            LinkEvent::Told(Report::Dropped { lines }) => {
-                for (id, lines) in lines {
-                    self.pools.values().for_each(|pool| pool.note_dropped(id, lines, &self.shared));
-                }
-            }
-            LinkEvent::Told(Report::Lines(page)) => self.answer(page),
-            LinkEvent::Lost => self.lose(),
-        }
-    }
-
     fn world(&self) -> World<'_> {
         let (link, shared, folder) = (&self.link, &*self.shared, &*self.folder);
         World { link, shared, folder, json: self.settings.json, now: Instant::now() }
-    }
-
-    fn ended(&mut self, exit: &Exit) {
-        let mut pools = std::mem::take(&mut self.pools);
-        let world = self.world();
-        let _ = pools.values_mut().any(|pool| pool.ended(exit, &world));
-        self.pools = pools;
-    }
-
-    /// Compares what the spawner has with what is known: takes over, ends or mourns.
-    fn greet(&mut self, hello: &Hello) {
-        if hello.version != VERSION {
-            tell!(
-                self.shared.events,
-                Spawn,
-                error,
-                spawner = hello.version,
-                stickyd = VERSION,
-                "the spawner has another version; restart its service (this ends its workers)"
-            );
-            self.link.close();
-            self.retry_at = Some(Instant::now() + 20 * RETRY);
-            return;
-        }
-        self.folder.clone_from(&hello.folder);
-        self.spawner = Some(hello.pid);
-        let living: HashSet<ProcessId> = hello.living.iter().map(|living| living.tag.id).collect();
-        let known: HashSet<ProcessId> = self.pools.values().flat_map(Pool::lives).map(|life| life.id).collect();
-        for gone in known.difference(&living) {
-            self.ended(&Exit { id: *gone, code: None, signal: None, last: Vec::new() });
-        }
-        for one in hello.living.iter().filter(|living| !known.contains(&living.tag.id)) {
-            let adopted = self.pools.get_mut(&one.tag.upstream).is_some_and(|pool| pool.adopt(one));
-            if !adopted {
-                tell!(self.shared.events, Spawn, warn,
-                    upstream = %one.tag.upstream, worker = one.tag.slot, pid = one.pid,
-                    "the spawner has a process that is not needed; it is ended");
-                self.link.send(&Request::Stop { id: one.tag.id, after_ms: 5_000 });
-            }
-        }
-        self.greeted = true;
-    }
-
-    /// Handles the end of the connection. If the spawner's process is dead, its workers are ended, because they have no
-    /// parent that could stop them later.
-    fn lose(&mut self) {
-        self.link.close();
-        self.greeted = false;
-        self.questions.clear();
-        let is_dead = !self.link.is_service() || self.spawner.is_some_and(is_dead);
-        if !is_dead {
-            tell!(self.shared.events, Spawn, error, "the connection to the spawner has ended; its workers serve on");
-            return;
-        }
-        self.link.reap();
-        let groups: Vec<_> = self.pools.values().flat_map(Pool::lives).filter_map(|life| life.group()).collect();
-        tell!(
-            self.shared.events,
-            Spawn,
-            error,
-            workers = groups.len(),
-            "the spawner has died: its workers are ended and started again"
-        );
-        groups.iter().for_each(|group| group.terminate());
-        self.lost = Some((Instant::now(), groups));
-    }
-
-    /// Ends what a dead spawner has left.
-    fn bury(&mut self, now: Instant) {
-        let Some((since, groups)) = &self.lost else { return };
-        let is_late = now.duration_since(*since) >= PATIENCE;
-        if !is_late && groups.iter().any(|group| group.lives()) {
-            return;
-        }
-        groups.iter().for_each(|group| group.kill());
-        self.lost = None;
-        let known: Vec<_> = self.pools.values().flat_map(Pool::lives).map(|life| life.id).collect();
-        for id in known {
-            self.ended(&Exit { id, code: None, signal: Some(15), last: vec!["the spawner has died".to_owned()] });
-        }
     }
 
     fn obey(&mut self, order: SpawnOrder) {
@@ -347,7 +221,7 @@ impl Manager {
 
     fn hear_while_stopping(&mut self, event: LinkEvent) {
         match event {
-            LinkEvent::Told(Report::Lines(page)) => self.answer(page),
+            LinkEvent::Told(SpawnerReport::Lines(page)) => self.answer(page),
             LinkEvent::Lost => self.lose(),
             LinkEvent::Told(_) => {}
         }
@@ -392,10 +266,4 @@ impl Manager {
         groups.iter().for_each(|group| group.kill());
         self.link.reap();
     }
-}
-
-/// Whether there is no process with this id.
-fn is_dead(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
 }

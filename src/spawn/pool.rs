@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::link::Link;
+use super::link::SpawnerLink;
 use super::protocol::{Living, ProcessId};
 use super::slot::{LifeStage, Reason, Renewal, Slot, WorkerLife};
 use super::{PoolState, RollState, Wish};
@@ -32,7 +32,7 @@ const AFTER_GRACE: Duration = Duration::from_secs(7);
 
 /// What a look needs of the world.
 pub(super) struct World<'a> {
-    pub(super) link: &'a Link,
+    pub(super) link: &'a SpawnerLink,
     pub(super) shared: &'a Shared,
     pub(super) folder: &'a Path,
     pub(super) json: bool,
@@ -123,7 +123,7 @@ impl Pool {
             life.stage = LifeStage::Ready;
         }
         tell!(self.events, Spawn, info,
-            upstream = %self.name, worker = living.tag.slot, pid = living.pid, "worker is taken up again");
+            upstream = %self.name, worker = living.tag.slot, pid = living.pid, "running worker is taken over");
         if slot.current.as_ref().is_some_and(|current| current.started > life.started) {
             return false;
         }

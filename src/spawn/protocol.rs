@@ -68,7 +68,7 @@ pub(crate) struct Tag {
 /// What the spawner tells stickyd.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Report {
+pub(crate) enum SpawnerReport {
     /// The first message of a connection.
     Hello(Hello),
     Started {

@@ -227,7 +227,8 @@ impl Upstream {
             takes_new: takes(worker),
             weight: weight * self.part(worker, best),
             load: worker.sessions(),
-            recent: worker.recent.count(now_s),
+            // Without a slow start, a worker far below the mean may have every new session until it has caught up.
+            recent: if self.eject.slow_start_ms == 0 { 0 } else { worker.recent.count(now_s) },
         }
     }
 }

@@ -24,7 +24,7 @@ pub trait Keeper {
 
 /// The state of a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Message {
+enum MessageState {
     /// No message has begun.
     None,
     /// The message passes as it comes.
@@ -43,7 +43,7 @@ pub struct Gate {
     left: Option<u64>,
     /// Place in the current payload, for its masking key.
     place: usize,
-    message: Message,
+    message: MessageState,
     /// Raw bytes of the message that is held.
     raw: Vec<u8>,
     /// The payload of the message that is held, unmasked.
@@ -57,7 +57,7 @@ impl Default for Gate {
             header_length: 0,
             left: None,
             place: 0,
-            message: Message::None,
+            message: MessageState::None,
             raw: Vec::new(),
             text: Vec::new(),
         }
@@ -135,26 +135,26 @@ impl Gate {
         let is_masked = self.header.get(1).is_some_and(|second| second & 0x80 != 0);
         let is_sound = is_masked && first & 0x70 == 0;
         let legal = match first & 0x0f {
-            0x0 => self.message != Message::None,
-            0x1 | 0x2 => self.message == Message::None,
+            0x0 => self.message != MessageState::None,
+            0x1 | 0x2 => self.message == MessageState::None,
             0x8..=0xa => first & 0x80 != 0 && length <= 125,
             _ => false,
         };
         if !is_sound || !legal {
             keeper.judge(PacketKind::Unreadable, &[])?;
-            if !self.is_control() && self.message == Message::None {
-                self.message = Message::Passing;
+            if !self.is_control() && self.message == MessageState::None {
+                self.message = MessageState::Passing;
             }
         } else if first & 0x0f == 0x1 {
-            self.message = Message::Held;
+            self.message = MessageState::Held;
         } else if first & 0x0f == 0x2 {
             // Binary data of a message, or a packet of a parser that is not the default one.
             keeper.judge(PacketKind::Message, &[])?;
-            self.message = Message::Passing;
+            self.message = MessageState::Passing;
         }
         (self.left, self.place) = (Some(length), 0);
         let header = self.header.get(..self.header_length).unwrap_or_default();
-        if self.is_control() || self.message != Message::Held {
+        if self.is_control() || self.message != MessageState::Held {
             out.extend(header)
         } else {
             self.raw.extend(header)
@@ -163,7 +163,7 @@ impl Gate {
     }
 
     fn payload<K: Keeper>(&mut self, payload: &[u8], keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
-        if self.is_control() || self.message != Message::Held {
+        if self.is_control() || self.message != MessageState::Held {
             out.extend(payload);
             return Ok(());
         }
@@ -187,10 +187,10 @@ impl Gate {
         if is_control || !is_last {
             return Ok(());
         }
-        if self.message == Message::Held {
+        if self.message == MessageState::Held {
             self.look(true, keeper, out)?;
         }
-        self.message = Message::None;
+        self.message = MessageState::None;
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Gate {
         out.append(&mut self.raw);
         // An idle tunnel owns no buffer (ARCHITECTURE.md, invariant 9).
         (self.raw, self.text) = (Vec::new(), Vec::new());
-        self.message = Message::Passing;
+        self.message = MessageState::Passing;
     }
 }
 

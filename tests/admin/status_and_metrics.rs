@@ -208,8 +208,8 @@ fn promtool_reports_nothing_about_the_metrics() {
     // Series of TLS listeners and of DNS names, of which this stickyd has none, are checked, too.
     shared.metrics.tls_handshake("l", "1.3", "ok", false);
     shared.metrics.certificates_expire([("l", "a.example", 1)].into_iter());
-    shared.metrics.dns_lookups.with_label_values(&["app", "ok"]).inc();
-    shared.metrics.dns_changes.with_label_values(&["app"]).inc();
+    shared.metrics.names.lookups.with_label_values(&["app", "ok"]).inc();
+    shared.metrics.names.changes.with_label_values(&["app"]).inc();
     promtool(&stickyd::testing::admin::scrape(shared));
 }
 

@@ -10,16 +10,13 @@ of a core of each round, the medians, and their difference, which is what is add
 """
 
 import glob
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-BUILT = os.environ.get("BENCH_TARGET", f"{HERE}/target/release")
+import many_sockets
+
 PORT = 21400
 CONFIG = """
 threads = 2
@@ -44,32 +41,14 @@ def cpu_ns(pid):
 
 def measure(stickyd, sockets, workers, seconds):
     """The share of a core that a build takes, in percent."""
-    with tempfile.TemporaryDirectory() as directory:
-        addresses = [f"127.0.0.1:{PORT + 10 + n}" for n in range(workers)]
-        config = CONFIG.format(directory=directory, port=PORT, workers=json.dumps(addresses))
-        open(f"{directory}/stickyd.toml", "w").write(config)
-        words = [f"{BUILT}/bench-backend", "--port", str(PORT + 10), "--workers", str(workers), "--threads", "1"]
-        running = [subprocess.Popen(words, stdout=subprocess.DEVNULL)]
-        log = open(f"{directory}/log", "w")
-        proxy = subprocess.Popen([stickyd, "run", "--config", f"{directory}/stickyd.toml"], stdout=log, stderr=log)
-        running.append(proxy)
-        try:
-            time.sleep(2)
-            words = ["ws-idle", "--interactive", "--settle", "1", "--conns", str(sockets), "--port", str(PORT)]
-            many = subprocess.Popen([f"{BUILT}/bench-load", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            running.append(many)
-            opened = json.loads(many.stdout.readline())
-            assert opened["open"] == sockets, opened
-            time.sleep(REST)
-            began, before = time.monotonic(), cpu_ns(proxy.pid)
-            time.sleep(seconds)
-            took, used = time.monotonic() - began, cpu_ns(proxy.pid) - before
-            assert proxy.poll() is None, open(f"{directory}/log").read()
-            return used / 1e9 / took * 100
-        finally:
-            for process in reversed(running):
-                process.terminate()
-                process.wait()
+    with tempfile.TemporaryDirectory() as directory, many_sockets.open_to(
+        stickyd, directory, CONFIG, PORT, workers, sockets) as (proxy, _):
+        time.sleep(REST)
+        began, before = time.monotonic(), cpu_ns(proxy.pid)
+        time.sleep(seconds)
+        took, used = time.monotonic() - began, cpu_ns(proxy.pid) - before
+        assert proxy.poll() is None, open(f"{directory}/log").read()
+        return used / 1e9 / took * 100
 
 
 def main():

@@ -25,8 +25,8 @@ import sys
 import tempfile
 import time
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-BUILT = os.environ.get("BENCH_TARGET", f"{HERE}/target/release")
+import many_sockets
+
 PORT, WORKERS = 21300, 4
 CONFIG = """
 threads = {threads}
@@ -155,39 +155,21 @@ def report(trace, spans, took):
 def main():
     stickyd, count, rate, threads, number = (sys.argv[1:] + ["9000", "2000", "1", "20"][len(sys.argv) - 2:])[:5]
     count, rate, number = int(count), int(rate), int(number)
-    with tempfile.TemporaryDirectory() as directory:
-        workers = [f"127.0.0.1:{PORT + 10 + n}" for n in range(WORKERS)]
-        config = CONFIG.format(directory=directory, port=PORT, workers=json.dumps(workers), threads=threads)
-        open(f"{directory}/stickyd.toml", "w").write(config)
-        words = [f"{BUILT}/bench-backend", "--port", str(PORT + 10), "--workers", str(WORKERS), "--threads", "1"]
-        running = [subprocess.Popen(words, stdout=subprocess.DEVNULL)]
-        log = open(f"{directory}/log", "w")
-        running.append(subprocess.Popen([stickyd, "run", "--config", f"{directory}/stickyd.toml"], stdout=log, stderr=log))
-        try:
-            time.sleep(2)
-            words = ["ws-idle", "--interactive", "--settle", "1", "--conns", str(count), "--port", str(PORT)]
-            many = subprocess.Popen([f"{BUILT}/bench-load", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            running.append(many)
-            opened = json.loads(many.stdout.readline())
-            assert opened["open"] == count, opened
-            admin = f"{directory}/admin"
-            print("load of the machine before:", open("/proc/loadavg").read().strip(), flush=True)
-            seconds = number * (5.5 + 1 + 2 * count / 9_000)
-            words = ["open-loop", "--ws", "--path", "/echo", "--conns", 16, "--rate", rate, "--secs", seconds, "--warm", 1,
-                     "--port", PORT, "--trace", f"{directory}/trace"]
-            echo = subprocess.Popen([f"{BUILT}/bench-load", *map(str, words)], stdout=subprocess.PIPE, text=True)
-            running.append(echo)
-            time.sleep(1.1)
-            spans, took = rounds(admin, count, number)
-            assert echo.poll() is None, "the rounds took longer than the echoes"
-            said = json.loads(echo.communicate()[0])
-            assert not said["errs"] and not said["drops"], said
-            report(f"{directory}/trace", spans, took)
-        finally:
-            # In peace: a build that writes a profile does so at its end.
-            for process in reversed(running):
-                process.terminate()
-                process.wait()
+    with tempfile.TemporaryDirectory() as directory, many_sockets.open_to(
+        stickyd, directory, CONFIG, PORT, WORKERS, count, threads=threads) as (_, running):
+        admin = f"{directory}/admin"
+        print("load of the machine before:", open("/proc/loadavg").read().strip(), flush=True)
+        seconds = number * (5.5 + 1 + 2 * count / 9_000)
+        words = ["open-loop", "--ws", "--path", "/echo", "--conns", 16, "--rate", rate, "--secs", seconds, "--warm", 1,
+                 "--port", PORT, "--trace", f"{directory}/trace"]
+        echo = subprocess.Popen([f"{many_sockets.BUILT}/bench-load", *map(str, words)], stdout=subprocess.PIPE, text=True)
+        running.append(echo)
+        time.sleep(1.1)
+        spans, took = rounds(admin, count, number)
+        assert echo.poll() is None, "the rounds took longer than the echoes"
+        said = json.loads(echo.communicate()[0])
+        assert not said["errs"] and not said["drops"], said
+        report(f"{directory}/trace", spans, took)
 
 
 main()

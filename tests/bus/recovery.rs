@@ -48,3 +48,26 @@ async fn a_client_recovers_on_a_worker_that_did_not_know_it() {
     }
     assert_eq!(fleet.workers[1].ask("/fetch?local=1").as_array().map(Vec::len), Some(4));
 }
+
+/// What the new worker itself says while it asks the hub for a lost session is not in the hub's answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_sent_during_a_recovery_reaches_its_client() {
+    let fleet = Fleet::start(2, &[("RECOVERY", "1"), ("SAYS_WHILE_RESTORING", "1")]).await;
+    let urls: Vec<_> = fleet.workers.iter().map(|worker| format!("http://{}", worker.address)).collect();
+    // One client, which is in the room `red`.
+    let (mut clients, _) = Clients::connect(1, &urls[..1], &[]).await;
+    fleet.workers[1].ask("/emit?text=first");
+    assert_eq!(clients.ask("got first 1").await["once"], 1);
+    for round in 1..=2 {
+        clients.ask(&format!("leave {}", urls[round % 2])).await;
+        fleet.workers[0].ask(&format!("/emit?text=missed{round}"));
+        clients.ask("return").await;
+        assert_eq!(clients.ask("connected 1").await["recovered"], json!([round]));
+        assert_eq!(clients.ask(&format!("got missed{round} 1")).await["total"], 1);
+        assert_eq!(clients.ask(&format!("got meanwhile {round}")).await["total"], round);
+        assert_eq!(clients.ask(&format!("got meanwhile-red {round}")).await["total"], round);
+    }
+    for text in ["meanwhile-blue", "meanwhile-not-red"] {
+        assert_eq!(clients.ask(&format!("got {text} 0")).await["total"], 0, "{text}");
+    }
+}

@@ -1,5 +1,6 @@
 // A Socket.IO application with no adapter of its own, driven over HTTP: GET /emit?text=…&room=…, /fetch, /ack, … Environment:
-// SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package).
+// SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package),
+// SAYS_WHILE_RESTORING (messages while a lost session is asked for).
 // Prints one line with its port, unless its stdin is a terminal or PM2's. See README.md.
 const { createServer } = require('node:http');
 const { Server } = require(process.env.SOCKET_IO ?? 'socket.io');
@@ -26,6 +27,18 @@ for (const io of servers) {
     });
   });
   io.on('question', (text, answer) => answer(`${process.pid}: ${text}`));
+}
+if (process.env.SAYS_WHILE_RESTORING) {
+  // Says something in the moment in which it has asked the hub for a lost session, and has no answer yet.
+  const { adapter } = servers[0].of('/'), restore = adapter.restoreSession;
+  adapter.restoreSession = function () {
+    const session = restore.apply(this, arguments);
+    servers[0].emit('news', 'meanwhile');
+    servers[0].to('red').emit('news', 'meanwhile-red');
+    servers[0].to('blue').emit('news', 'meanwhile-blue');
+    servers[0].except('red').emit('news', 'meanwhile-not-red');
+    return session;
+  };
 }
 let rejections = 0;
 process.on('unhandledRejection', (error) => { rejections += 1; console.error('bus_worker.cjs: rejected:', error); });

@@ -105,6 +105,9 @@ async fn two_browsers_on_two_workers_talk() {
     assert_eq!((&said["lines"], &said["typing"], &said["errors"]), (&lines, &json!(""), &json!([])), "{said}");
     let said = command(&binary, &["workers", "restart"]);
     assert!(said.status.success(), "{}", text(&said));
+    browsers.command("moved").await;
+    let moved = browsers.line().await.expect("both pages have a new session");
+    assert_eq!(moved, json!({ "event": "moved" }));
     browsers.command("again").await;
     let said = browsers.line().await.expect("both pages show the message");
     let both = json!(["ann: hello", "ann: again"]);

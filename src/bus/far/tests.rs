@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::BusMembers;
 use super::super::frame::LinkHello;
-use super::super::outbox::Outbox;
+use super::super::outbox::LinkOutbox;
 use super::*;
 use crate::metrics::Metrics;
 
@@ -18,20 +18,20 @@ const C: MemberId = MemberId(3);
 struct Machine {
     id: HubId,
     hub: Hub,
-    way: Rc<Outbound>,
+    way: Rc<FarQueue>,
 }
 
 impl Machine {
     fn new(id: u64) -> Self {
-        let way = Rc::new(Outbound::default());
+        let way = Rc::new(FarQueue::default());
         let members = BusMembers::new(Arc::new(Metrics::new()));
         let hub = Hub::new(members, FarHubs::over(way.clone()));
         hub.far.link(&hub);
         Self { id: HubId(id), hub, way }
     }
 
-    fn join(&self, member: MemberId) -> Rc<Outbox> {
-        let outbox = Rc::new(Outbox::default());
+    fn join(&self, member: MemberId) -> Rc<LinkOutbox> {
+        let outbox = Rc::new(LinkOutbox::default());
         let hello: LinkHello = serde_json::from_str(&format!(
             r#"{{"version": 1, "upstream": "app", "path": "/socket.io", "member": "{:016x}", "pid": 1}}"#,
             member.0
@@ -74,7 +74,7 @@ fn key() -> GroupKey {
 }
 
 /// Two machines that know each other, with the members A here and B there.
-fn linked() -> (Machine, Rc<Outbox>, Machine, Rc<Outbox>) {
+fn linked() -> (Machine, Rc<LinkOutbox>, Machine, Rc<LinkOutbox>) {
     let (here, there) = (Machine::new(1), Machine::new(2));
     let (a, b) = (here.join(A), there.join(B));
     here.carry(&there);
@@ -84,7 +84,7 @@ fn linked() -> (Machine, Rc<Outbox>, Machine, Rc<Outbox>) {
 }
 
 /// Types and ids or payloads of the frames that wait for a member.
-fn frames(outbox: &Outbox) -> Vec<(u8, Vec<u8>)> {
+fn frames(outbox: &LinkOutbox) -> Vec<(u8, Vec<u8>)> {
     outbox.take_all().iter().map(|frame| (frame[4], frame[5..].to_vec())).collect()
 }
 

@@ -18,14 +18,14 @@ fn text(sequence: u64, payload: &'static str) -> Publish {
     Publish { sequence, after: 0, audience: None, broadcast: true, payload: Bytes::from_static(payload.as_bytes()) }
 }
 
-fn joined(group: &mut BusGroup, member: MemberId, seen: Option<&[(MemberId, u64)]>) -> (Rc<Outbox>, u64) {
-    let outbox = Rc::new(Outbox::default());
+fn joined(group: &mut BusGroup, member: MemberId, seen: Option<&[(MemberId, u64)]>) -> (Rc<LinkOutbox>, u64) {
+    let outbox = Rc::new(LinkOutbox::default());
     let lost = group.join(Instant::now(), &hello(member, seen), &outbox, 0);
     (outbox, lost)
 }
 
 /// Payloads of the messages that wait in an outbox.
-fn messages(outbox: &Outbox) -> Vec<String> {
+fn messages(outbox: &LinkOutbox) -> Vec<String> {
     let frames = outbox.take_all();
     let messages = frames.iter().filter(|frame| frame[4] == 2);
     messages.map(|frame| String::from_utf8_lossy(&frame[5 + 20..]).into_owned()).collect()
@@ -74,12 +74,12 @@ fn nothing_from_before_the_first_link_is_sent_again() {
     let _a = joined(&mut group, A, None);
     group.publish(now, A, 1, &text(1, "before"), &mark);
     group.publish(now, A, 2, &text(2, "also before"), &mark);
-    let first = Rc::new(Outbox::default());
+    let first = Rc::new(LinkOutbox::default());
     assert_eq!(group.join(now, &hello(B, None), &first, 2), 0);
     group.leave(now, B, &first);
     group.publish(now, A, 3, &text(3, "after"), &mark);
     for (since, expected) in [(2, vec!["after"]), (1, vec!["also before", "after"]), (3, vec![])] {
-        let again = Rc::new(Outbox::default());
+        let again = Rc::new(LinkOutbox::default());
         let lost = group.join(now, &LinkHello { since, ..hello(B, Some(&[])) }, &again, 3);
         assert_eq!((messages(&again), lost), (expected.into_iter().map(str::to_owned).collect(), 0), "since {since}");
         group.leave(now, B, &again);
@@ -97,7 +97,7 @@ fn what_is_no_longer_kept_counts_as_lost() {
     }
     let later = start + REPLAY_TIME + Duration::from_secs(1);
     group.publish(later, A, 4, &text(4, "new"), &mark);
-    let outbox = Rc::new(Outbox::default());
+    let outbox = Rc::new(LinkOutbox::default());
     assert_eq!(group.join(later, &hello(B, Some(&[(A, 1)])), &outbox, 0), 2);
     assert_eq!(messages(&outbox), ["new"]);
 }

@@ -105,6 +105,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     // it compares messages.
     const recoverable = this.recovers && packet.type === 2 && packet.id === undefined && !opts.flags?.volatile;
     const id = recoverable ? packet.data[packet.data.length - 1] : undefined;
+    if (id) this.sessionsOfHub?.said(packet.data, opts);
     const about = id && { nsp: this.nsp.name, id, rooms: [...opts.rooms], except: [...(opts.except ?? [])] };
     const header = { k: 'emit', n: this.nsp.name, o: plainOptions(opts), r: id && 1 };
     this.link.publish(pack(header, id ? [...sent, id] : sent), (id ? RECOVERABLE : 0) | BROADCAST, about);

@@ -4,10 +4,15 @@
 /** Milliseconds in which changes of rooms are gathered before the hub is told about a session. */
 const GATHER = 100;
 
+/** Whether a message to these rooms is for a socket that is in `own`. */
+function isFor(own, { rooms, except }) {
+  return (!rooms.size || own.some((room) => rooms.has(room))) && !own.some((room) => except?.has(room));
+}
+
 /** Tells the hub the sessions of this process, so that a client can recover after the process has died. */
 class HubSessions {
   constructor(adapter) {
-    Object.assign(this, { adapter, dirty: new Set(), told: new Map(), timer: null });
+    Object.assign(this, { adapter, dirty: new Set(), told: new Map(), timer: null, restoring: new Set() });
     this.sweep = setInterval(() => quietly(() => this.all(true)), REPORT).unref();
   }
 
@@ -60,10 +65,18 @@ class HubSessions {
     if (pid) this.adapter.link.send(TO_HUB.session, json({ nsp: this.adapter.nsp.name, pid, dropped: true }));
   }
 
+  /** A message of this worker itself. Questions that are open need it: the hub has it after its answer, and does not
+   * send it back. */
+  said(data, opts) {
+    for (const meanwhile of this.restoring) meanwhile.push({ data, opts });
+  }
+
   async restore(pid, offset) {
     const { link, nsp } = this.adapter;
     if (!link.live) return null;
     let found = null;
+    const meanwhile = [];
+    this.restoring.add(meanwhile);
     await new Promise((end) => {
       const answer = ({ header, body }) => {
         if (!header.session) return;
@@ -81,6 +94,8 @@ class HubSessions {
       const request = link.ask({ peers: ['hub'], patience: 2000, answer, end });
       link.send(TO_HUB.restore, json({ request: request.id, nsp: nsp.name, pid, offset }));
     });
+    this.restoring.delete(meanwhile);
+    if (found) found.missedPackets.push(...meanwhile.filter(({ opts }) => isFor(found.rooms, opts)).map(({ data }) => data));
     return found;
   }
 

@@ -15,7 +15,7 @@ use crate::admin::api::{
 const RECENT: u32 = 1_000;
 
 /// Everything at one moment.
-pub(super) struct Look {
+pub(super) struct TopSnapshot {
     pub(super) status: StatusAnswer,
     pub(super) workers: WorkersAnswer,
     /// The busiest sockets first.
@@ -40,20 +40,20 @@ pub(super) enum TopOrder {
 }
 
 /// The running stickyd, and what is remembered of the look before.
-pub(super) struct Link {
+pub(super) struct TopLink {
     admin: AdminClient,
     filters: Filters,
     /// Number of messages of each socket at the last look, by id; as many as one answer has.
     before: HashMap<String, u64>,
 }
 
-impl Link {
+impl TopLink {
     pub(super) fn new(admin: AdminClient, filters: Filters) -> Self {
         Self { admin, filters, before: HashMap::new() }
     }
 
     /// Looks at stickyd, its workers and its sockets.
-    pub(super) fn look(&mut self) -> Result<Look, RemoteError> {
+    pub(super) fn look(&mut self) -> Result<TopSnapshot, RemoteError> {
         let status = self.admin.done(Method::GET, paths::STATUS, NO_BODY)?;
         let WorkersAnswer { names, workers } = self.admin.done(Method::GET, paths::WORKERS, NO_BODY)?;
         let is_wanted = |one: &WorkerView| self.filters.upstream.as_ref().is_none_or(|name| one.upstream == *name);
@@ -70,7 +70,7 @@ impl Link {
         };
         let mut sockets: Vec<_> = sockets.into_iter().map(busy).collect();
         sockets.sort_by_key(|one| Reverse((one.recent, messages(&one.view))));
-        Ok(Look { status, workers, sockets, live, matching: total })
+        Ok(TopSnapshot { status, workers, sockets, live, matching: total })
     }
 
     /// Carries an order out, and returns what was done.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::link::{BusySocket, Look, TopOrder, messages};
+use super::link::{BusySocket, TopOrder, TopSnapshot, messages};
 use crate::admin::api::WorkerView;
 
 /// Grace that is proposed for a drain.
@@ -29,7 +29,7 @@ pub(super) const SOCKET_SORTS: [&str; 6] = ["busiest", "oldest", "idle", "messag
 
 /// What stands in place of the list of keys or of the tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum TopMode {
     /// Both tables, and the list of keys.
     Tables,
     /// All about the selected row.
@@ -64,11 +64,11 @@ pub(super) struct PaneState {
 
 /// Everything that is shown.
 pub(super) struct Model {
-    pub(super) look: Option<Look>,
+    pub(super) look: Option<TopSnapshot>,
     /// Why there is no newer look.
     pub(super) error: Option<String>,
     pub(super) message: String,
-    pub(super) mode: Mode,
+    pub(super) mode: TopMode,
     pub(super) pane: Pane,
     pub(super) filter: String,
     pub(super) workers: PaneState,
@@ -81,7 +81,7 @@ impl Model {
             look: None,
             error: None,
             message: String::new(),
-            mode: Mode::Tables,
+            mode: TopMode::Tables,
             pane: Pane::Workers,
             filter: String::new(),
             workers: PaneState::default(),
@@ -90,7 +90,7 @@ impl Model {
     }
 
     /// Takes a new look, or the reason why there is none; the look of before stays on the screen.
-    pub(super) fn update(&mut self, look: Result<Look, String>) {
+    pub(super) fn update(&mut self, look: Result<TopSnapshot, String>) {
         match look {
             Ok(look) => {
                 self.look = Some(look);
@@ -165,44 +165,46 @@ impl Model {
         }
         self.message.clear();
         match &mut self.mode {
-            Mode::Filter => {
+            TopMode::Filter => {
                 if type_into(&mut self.filter, key.code) {
-                    self.mode = Mode::Tables;
+                    self.mode = TopMode::Tables;
                 } else if key.code == KeyCode::Esc {
                     self.filter.clear();
-                    self.mode = Mode::Tables;
+                    self.mode = TopMode::Tables;
                 }
                 Action::None
             }
-            Mode::Grace { upstream, worker, grace } => {
+            TopMode::Grace { upstream, worker, grace } => {
                 if type_into(grace, key.code) {
                     let grace = Some(grace.trim().to_owned()).filter(|grace| !grace.is_empty());
                     let (upstream, worker) = (std::mem::take(upstream), std::mem::take(worker));
-                    self.mode = Mode::Tables;
+                    self.mode = TopMode::Tables;
                     return Action::Do(TopOrder::Worker { upstream, worker, word: "drain", grace });
                 }
                 self.leave_on_escape(key.code)
             }
-            Mode::Confirm { order, .. } => {
+            TopMode::Confirm { order, .. } => {
                 let order = order.clone();
-                self.mode = Mode::Tables;
+                self.mode = TopMode::Tables;
                 if key.code == KeyCode::Char('y') {
                     return Action::Do(order);
                 }
                 "nothing was done".clone_into(&mut self.message);
                 Action::None
             }
-            Mode::Details | Mode::Help if matches!(key.code, KeyCode::Esc | KeyCode::Char('q') | KeyCode::Enter) => {
-                self.mode = Mode::Tables;
+            TopMode::Details | TopMode::Help
+                if matches!(key.code, KeyCode::Esc | KeyCode::Char('q') | KeyCode::Enter) =>
+            {
+                self.mode = TopMode::Tables;
                 Action::None
             }
-            Mode::Details | Mode::Help | Mode::Tables => self.command(key.code, page),
+            TopMode::Details | TopMode::Help | TopMode::Tables => self.command(key.code, page),
         }
     }
 
     fn leave_on_escape(&mut self, code: KeyCode) -> Action {
         if code == KeyCode::Esc {
-            self.mode = Mode::Tables;
+            self.mode = TopMode::Tables;
             "nothing was done".clone_into(&mut self.message);
         }
         Action::None
@@ -214,9 +216,9 @@ impl Model {
             KeyCode::Char('q') => return Action::Quit,
             KeyCode::Char(' ') => return Action::Refresh,
             KeyCode::Esc => self.filter.clear(),
-            KeyCode::Char('?' | 'h') => self.mode = Mode::Help,
-            KeyCode::Char('/') => self.mode = Mode::Filter,
-            KeyCode::Enter => self.mode = Mode::Details,
+            KeyCode::Char('?' | 'h') => self.mode = TopMode::Help,
+            KeyCode::Char('/') => self.mode = TopMode::Filter,
+            KeyCode::Enter => self.mode = TopMode::Details,
             KeyCode::Tab | KeyCode::BackTab | KeyCode::Left | KeyCode::Right => {
                 self.pane = if self.pane == Pane::Workers { Pane::Sockets } else { Pane::Workers };
             }
@@ -264,7 +266,7 @@ impl Model {
         let socket = self.socket().map(|one| (one.view.id.clone(), one.view.address.clone()));
         match (self.pane, letter, worker, socket) {
             (Pane::Workers, 'd', Some((upstream, worker, _)), _) => {
-                self.mode = Mode::Grace { upstream, worker, grace: GRACE.to_owned() };
+                self.mode = TopMode::Grace { upstream, worker, grace: GRACE.to_owned() };
             }
             (Pane::Workers, 'm' | 'r', Some((upstream, worker, sessions)), _) => {
                 let name = format!("{upstream}/{worker}");
@@ -273,11 +275,11 @@ impl Model {
                     _ => ("ready", format!("Take {name} back into service?")),
                 };
                 let order = TopOrder::Worker { upstream, worker, word, grace: None };
-                self.mode = Mode::Confirm { question, order };
+                self.mode = TopMode::Confirm { question, order };
             }
             (Pane::Sockets, 'c' | 'd', _, Some((id, address))) => {
                 let question = format!("Close socket {id} of {address}?");
-                self.mode = Mode::Confirm { question, order: TopOrder::Close(id) };
+                self.mode = TopMode::Confirm { question, order: TopOrder::Close(id) };
             }
             (Pane::Sockets, 'm' | 'r', ..) => "select a worker first: Tab".clone_into(&mut self.message),
             (Pane::Workers, 'c', ..) => "select a socket first: Tab".clone_into(&mut self.message),

@@ -14,29 +14,29 @@ use crossterm::terminal::{self, BeginSynchronizedUpdate, Clear, ClearType, EndSy
 use crossterm::{cursor, execute, queue};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::link::{Link, TopOrder};
+use super::link::{TopLink, TopOrder};
 use super::model::{Action, Model};
 use super::view::{self, Line};
 
 /// What the loop waits for.
-enum Message {
+enum ScreenEvent {
     Key(KeyEvent),
     Resized,
     /// Boxed, since a look is much larger than a key.
-    Looked(Box<Result<super::link::Look, String>>),
+    Looked(Box<Result<super::link::TopSnapshot, String>>),
     Told(Result<String, String>),
     /// The terminal has gone away, or a signal ends the command.
     End,
 }
 
 /// What the thread that talks to stickyd waits for.
-enum Wish {
+enum LinkOrder {
     Look,
     Do(TopOrder),
 }
 
 /// Shows the tables until the user quits; returns the exit code.
-pub(super) fn run(link: Link, every: Duration) -> u8 {
+pub(super) fn run(link: TopLink, every: Duration) -> u8 {
     match show(link, every) {
         Ok(()) => 0,
         Err(error) => {
@@ -47,7 +47,7 @@ pub(super) fn run(link: Link, every: Duration) -> u8 {
     }
 }
 
-fn show(link: Link, every: Duration) -> io::Result<()> {
+fn show(link: TopLink, every: Duration) -> io::Result<()> {
     let (tell, messages) = channel();
     let (wish, wishes) = channel();
     // Signals are taken before the terminal is: one in between would leave it as it is.
@@ -65,20 +65,20 @@ fn show(link: Link, every: Duration) -> io::Result<()> {
         draw(&view::draw(&model, columns, rows), &mut before)?;
         let Ok(message) = messages.recv() else { return Ok(()) };
         match message {
-            Message::Key(key) => match model.key(key, view::page(&model, rows)) {
+            ScreenEvent::Key(key) => match model.key(key, view::page(&model, rows)) {
                 Action::Quit => return Ok(()),
                 Action::None => {}
                 // The thread runs as long as this loop.
-                Action::Refresh => drop(wish.send(Wish::Look)),
-                Action::Do(order) => drop(wish.send(Wish::Do(order))),
+                Action::Refresh => drop(wish.send(LinkOrder::Look)),
+                Action::Do(order) => drop(wish.send(LinkOrder::Do(order))),
             },
-            Message::Resized => {
+            ScreenEvent::Resized => {
                 before.clear();
                 execute!(io::stdout(), Clear(ClearType::All))?;
             }
-            Message::Looked(look) => model.update(*look),
-            Message::Told(outcome) => model.told(outcome),
-            Message::End => return Ok(()),
+            ScreenEvent::Looked(look) => model.update(*look),
+            ScreenEvent::Told(outcome) => model.told(outcome),
+            ScreenEvent::End => return Ok(()),
         }
     }
 }
@@ -87,20 +87,25 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// Returns the threads that fill the channel. They end with the process: a blocked read of the terminal has no other
 /// end.
-fn threads(link: Link, every: Duration, wishes: Receiver<Wish>, tell: &Sender<Message>) -> [(&'static str, Work); 2] {
+fn threads(
+    link: TopLink,
+    every: Duration,
+    wishes: Receiver<LinkOrder>,
+    tell: &Sender<ScreenEvent>,
+) -> [(&'static str, Work); 2] {
     let (to_keys, to_link) = (tell.clone(), tell.clone());
     [("keys", Box::new(move || read_keys(&to_keys))), ("link", Box::new(move || talk(link, every, &wishes, &to_link)))]
 }
 
-fn read_keys(tell: &Sender<Message>) {
+fn read_keys(tell: &Sender<ScreenEvent>) {
     loop {
         let message = match event::read() {
-            Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => Message::Key(key),
-            Ok(Event::Resize(..)) => Message::Resized,
+            Ok(Event::Key(key)) if key.kind != KeyEventKind::Release => ScreenEvent::Key(key),
+            Ok(Event::Resize(..)) => ScreenEvent::Resized,
             Ok(_) => continue,
-            Err(_) => Message::End,
+            Err(_) => ScreenEvent::End,
         };
-        let is_end = matches!(message, Message::End);
+        let is_end = matches!(message, ScreenEvent::End);
         if tell.send(message).is_err() || is_end {
             return;
         }
@@ -108,23 +113,23 @@ fn read_keys(tell: &Sender<Message>) {
 }
 
 /// Looks each `every`, and carries out orders at once, with a look after each.
-fn talk(mut link: Link, every: Duration, wishes: &Receiver<Wish>, tell: &Sender<Message>) {
+fn talk(mut link: TopLink, every: Duration, wishes: &Receiver<LinkOrder>, tell: &Sender<ScreenEvent>) {
     let words = |error: super::RemoteError| error.to_string().trim_start_matches("error: ").to_owned();
     loop {
         let next = Instant::now() + every;
-        if tell.send(Message::Looked(Box::new(link.look().map_err(words)))).is_err() {
+        if tell.send(ScreenEvent::Looked(Box::new(link.look().map_err(words)))).is_err() {
             return;
         }
         match wishes.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(Wish::Do(order)) => drop(tell.send(Message::Told(link.order(&order).map_err(words)))),
-            Ok(Wish::Look) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(LinkOrder::Do(order)) => drop(tell.send(ScreenEvent::Told(link.order(&order).map_err(words)))),
+            Ok(LinkOrder::Look) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
 /// Ends the loop at SIGTERM, SIGHUP and SIGINT, so that the terminal is given back. Tells when signals are taken.
-fn wait_for_signal(tell: &Sender<Message>, ready: &Sender<()>) {
+fn wait_for_signal(tell: &Sender<ScreenEvent>, ready: &Sender<()>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
         let kinds = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()];
@@ -136,7 +141,7 @@ fn wait_for_signal(tell: &Sender<Message>, ready: &Sender<()>) {
             _ = interrupt.recv() => {}
         }
     });
-    let _ = tell.send(Message::End);
+    let _ = tell.send(ScreenEvent::End);
 }
 
 /// The terminal while it is taken; dropping this gives it back.

@@ -4,8 +4,8 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use serde_json::json;
 
 use super::super::table::text_width;
-use super::link::{BusySocket, Look, TopOrder};
-use super::model::{Action, Mode, Model, Pane};
+use super::link::{BusySocket, TopOrder, TopSnapshot};
+use super::model::{Action, Model, Pane, TopMode};
 use super::view::{Line, draw};
 use crate::admin::api::{WorkerView, WorkersAnswer};
 
@@ -39,7 +39,7 @@ fn model(workers: usize, sockets: u64) -> Model {
         *last = worker(9_999, "hung");
     }
     let mut model = Model::new();
-    model.update(Ok(Look {
+    model.update(Ok(TopSnapshot {
         status: serde_json::from_value(status).unwrap(),
         workers: WorkersAnswer { names: Vec::new(), workers: all },
         sockets: (0..sockets).map(socket).collect(),
@@ -66,7 +66,7 @@ fn text(lines: &[Line]) -> String {
 fn every_view_fits_every_terminal_and_shows_ill_workers() {
     for (columns, rows) in [(80, 24), (80, 12), (132, 50), (60, 20), (40, 10), (20, 5), (1, 1)] {
         for (workers, sockets) in [(2, 3), (4, 15), (40, 15), (200, 0), (0, 0), (0, 900)] {
-            for mode in [Mode::Tables, Mode::Details, Mode::Help, Mode::Filter] {
+            for mode in [TopMode::Tables, TopMode::Details, TopMode::Help, TopMode::Filter] {
                 let mut model = model(workers, sockets);
                 model.mode = mode.clone();
                 let lines = draw(&model, columns, rows);
@@ -74,7 +74,7 @@ fn every_view_fits_every_terminal_and_shows_ill_workers() {
                 let wide = |line: &Line| text_width(&line.text.replace('…', "."));
                 let widest = lines.iter().map(wide).max().unwrap();
                 assert!(widest <= usize::from(columns), "{widest} of {columns} {mode:?}:\n{}", text(&lines));
-                if mode == Mode::Tables && columns >= 80 {
+                if mode == TopMode::Tables && columns >= 80 {
                     assert_eq!(text(&lines).contains("is hun"), workers > 1, "{}", text(&lines));
                     assert_eq!(text(&lines).contains("203.0.113."), sockets > 0, "{}", text(&lines));
                 }
@@ -121,7 +121,7 @@ fn a_filter_hides_rows_of_both_tables() {
 fn orders_are_asked_for_first() {
     let mut model = model(2, 2);
     assert_eq!(press(&mut model, &[KeyCode::Char('d'), KeyCode::Esc]), Action::None);
-    assert_eq!((&model.mode, model.message.as_str()), (&Mode::Tables, "nothing was done"));
+    assert_eq!((&model.mode, model.message.as_str()), (&TopMode::Tables, "nothing was done"));
     press(&mut model, &[KeyCode::Char('d'), KeyCode::Backspace, KeyCode::Backspace, KeyCode::Backspace]);
     typed(&mut model, "5m");
     let order = |word, grace: Option<&str>| {

@@ -5,7 +5,7 @@ use super::super::sockets;
 use super::super::table::{bytes, cell, counted, span};
 use super::grid::{GridColumn, cut, lay_out};
 use super::link::{BusySocket, messages};
-use super::model::{Mode, Model, Pane, SOCKET_SORTS, WORKER_SORTS, attention, idle, is_unused, name};
+use super::model::{Model, Pane, SOCKET_SORTS, TopMode, WORKER_SORTS, attention, idle, is_unused, name};
 use crate::admin::api::WorkerView;
 use crate::printable::{printable, printable_lines};
 
@@ -43,8 +43,8 @@ pub(super) fn draw(model: &Model, columns: u16, rows: u16) -> Vec<Line> {
     let (width, height) = (usize::from(columns), usize::from(rows));
     let mut lines = match &model.mode {
         _ if columns < LEAST.0 || rows < LEAST.1 => vec![line("the terminal is too small", Look::Plain)],
-        Mode::Help => help(),
-        Mode::Details => details(model),
+        TopMode::Help => help(),
+        TopMode::Details => details(model),
         _ => tables(model, width, height),
     };
     lines.truncate(height);
@@ -238,11 +238,11 @@ fn window(drawn: &[String], looks: &[Look], at: usize, room: usize, is_active: b
 
 fn keys(model: &Model) -> Line {
     match &model.mode {
-        Mode::Filter => line(format!("filter: {}_   Enter keeps, Esc clears", model.filter), Look::Title),
-        Mode::Grace { upstream, worker, grace } => {
+        TopMode::Filter => line(format!("filter: {}_   Enter keeps, Esc clears", model.filter), Look::Title),
+        TopMode::Grace { upstream, worker, grace } => {
             line(format!("drain {upstream}/{worker}, grace: {grace}_   Enter drains, Esc cancels"), Look::Title)
         }
-        Mode::Confirm { question, .. } => line(format!("{question}   y: yes, any other key: no"), Look::Title),
+        TopMode::Confirm { question, .. } => line(format!("{question}   y: yes, any other key: no"), Look::Title),
         _ if model.pane == Pane::Workers => {
             line("Tab sockets  s sort  / filter  Enter more  d drain  m maint  r ready  ? q quit", Look::Head)
         }

@@ -4,7 +4,7 @@ use super::Place;
 
 /// One step from the top of the file to a value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     /// To the value of a key; with the keys that its table needs, and an example of each.
     Key(&'static str, Vec<(&'static str, String)>),
     /// To an element of a list.
@@ -49,7 +49,7 @@ fn needs(table: &str, next: Option<&str>, path: &str) -> &'static [(&'static str
 }
 
 /// The table at a path with the keys that it needs, as a text.
-pub(super) fn of(path: &[Step]) -> String {
+pub(super) fn of(path: &[PathStep]) -> String {
     let (table, whole) = (dotted(path), dotted(path));
     let pairs = needs(&table, None, &whole).iter().map(|(key, value)| format!("{key} = {value}"));
     let pairs = pairs.collect::<Vec<_>>();
@@ -57,7 +57,7 @@ pub(super) fn of(path: &[Step]) -> String {
 }
 
 /// A file in which the value at the path is `leaf`, and the place of the value.
-pub(super) fn text(path: &[Step], leaf: &str) -> (String, Place) {
+pub(super) fn text(path: &[PathStep], leaf: &str) -> (String, Place) {
     let mut out = String::new();
     let mut place = 0..0;
     if path.is_empty() {
@@ -69,14 +69,14 @@ pub(super) fn text(path: &[Step], leaf: &str) -> (String, Place) {
 }
 
 /// The same file without the key that the path ends with.
-pub(super) fn without(path: &[Step]) -> String {
+pub(super) fn without(path: &[PathStep]) -> String {
     let mut out = String::new();
     write(&mut out, &[], path, None, &mut (0..0));
     out
 }
 
 /// Writes the value at `done`, on the way to the end of `todo`; without a leaf, the last key is left out.
-fn write(out: &mut String, done: &[Step], todo: &[Step], leaf: Option<&str>, place: &mut Place) {
+fn write(out: &mut String, done: &[PathStep], todo: &[PathStep], leaf: Option<&str>, place: &mut Place) {
     let Some((step, rest)) = todo.split_first() else {
         let start = out.len();
         out.push_str(leaf.unwrap_or_default());
@@ -85,17 +85,17 @@ fn write(out: &mut String, done: &[Step], todo: &[Step], leaf: Option<&str>, pla
     };
     let next = [done, std::slice::from_ref(step)].concat();
     match step {
-        Step::Item => {
+        PathStep::Item => {
             out.push('[');
             write(out, &next, rest, leaf, place);
             out.push(']');
         }
-        Step::Name => {
+        PathStep::Name => {
             out.push_str(&format!("{{ {NAME} = "));
             write(out, &next, rest, leaf, place);
             out.push_str(" }");
         }
-        Step::Key(key, required) => {
+        PathStep::Key(key, required) => {
             let is_top = done.is_empty();
             let mut separator = if is_top { "" } else { "{ " };
             let whole = dotted(&[done, todo].concat());
@@ -119,24 +119,24 @@ fn write(out: &mut String, done: &[Step], todo: &[Step], leaf: Option<&str>, pla
 }
 
 /// A path as it is written in messages: `upstream.NAME.health.interval`, `listener[].tls`.
-pub(super) fn dotted(path: &[Step]) -> String {
+pub(super) fn dotted(path: &[PathStep]) -> String {
     let mut out = String::new();
     for step in path {
         let dot = if out.is_empty() { "" } else { "." };
         match step {
-            Step::Key(key, _) => out.push_str(&format!("{dot}{key}")),
-            Step::Item => out.push_str("[]"),
-            Step::Name => out.push_str(&format!("{dot}NAME")),
+            PathStep::Key(key, _) => out.push_str(&format!("{dot}{key}")),
+            PathStep::Item => out.push_str("[]"),
+            PathStep::Name => out.push_str(&format!("{dot}NAME")),
         }
     }
     out
 }
 
 /// The table of a key as it has a header in the file, and the key with the inline tables around it.
-pub(super) fn names(path: &[Step]) -> (String, String) {
+pub(super) fn names(path: &[PathStep]) -> (String, String) {
     let header = match path {
-        [Step::Key(..), Step::Item | Step::Name, _, ..] => 2,
-        [Step::Key(..), Step::Key(..), ..] => 1,
+        [PathStep::Key(..), PathStep::Item | PathStep::Name, _, ..] => 2,
+        [PathStep::Key(..), PathStep::Key(..), ..] => 1,
         _ => 0,
     };
     let (table, key) = path.split_at(header);

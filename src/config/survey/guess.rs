@@ -5,12 +5,12 @@
 
 use super::super::Config;
 use super::super::asked::Asked;
-use super::frame::{self, Step};
+use super::frame::{self, PathStep};
 use super::parsed;
 
 /// What was found out about a key.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct GuessedKey {
     /// The default as written in the file; `None`: it was not found out.
     pub(super) default: Option<String>,
     /// Whether a change needs a restart.
@@ -165,9 +165,9 @@ pub(super) fn is_restart_table(table: &str) -> bool {
 }
 
 /// Tries values for the key at the end of a path.
-pub(super) fn outcome(path: &[Step], asked: &[Asked]) -> Outcome {
-    let Some(without) = parsed(&frame::without(path)) else { return Outcome::default() };
-    let mut outcome = Outcome::default();
+pub(super) fn outcome(path: &[PathStep], asked: &[Asked]) -> GuessedKey {
+    let Some(without) = parsed(&frame::without(path)) else { return GuessedKey::default() };
+    let mut outcome = GuessedKey::default();
     let mut shown = None;
     for value in candidates(asked) {
         let Some(with) = parsed(&frame::text(path, &value).0) else { continue };
@@ -220,14 +220,14 @@ fn examples(expected: &str) -> Vec<String> {
 }
 
 /// The value of a key's field in the configuration without the key, as `Debug` shows it.
-fn field(without: &Config, with: &Config, path: &[Step]) -> Option<String> {
+fn field(without: &Config, with: &Config, path: &[PathStep]) -> Option<String> {
     let (without, with) = (format!("{without:#?}"), format!("{with:#?}"));
     let (old, new): (Vec<&str>, Vec<&str>) = (without.lines().collect(), with.lines().collect());
     let same = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
     let left = old.len().min(new.len()) - same;
     let end = old.iter().rev().zip(new.iter().rev()).take(left).take_while(|(old, new)| old == new).count();
     let differing = old.get(same..(old.len() - end).max(same + 1))?;
-    let Some(Step::Key(key, _)) = path.last() else { return None };
+    let Some(PathStep::Key(key, _)) = path.last() else { return None };
     let of_key = differing.iter().find(|line| line.trim().split_once(": ").is_some_and(|(name, _)| name == *key));
     let line = of_key.or_else(|| differing.first())?;
     let value = line.trim().trim_end_matches(',');

@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 
 use super::super::proxy_protocol;
 use super::super::{ListenerSettings, ThreadListener};
-use super::{Conn, Traffic};
+use super::{Conn, Http1Traffic};
 use crate::config;
 use crate::listener::handshake::Secured;
 use crate::thread::Thread;
@@ -49,7 +49,7 @@ pub fn conn(
         own: OnceCell::new(),
         live: RefCell::default(),
         plan: RefCell::default(),
-        traffic: Traffic::default(),
+        traffic: Http1Traffic::default(),
         interim: RefCell::default(),
         requests: Cell::new(0),
         under_way: Cell::new(0),

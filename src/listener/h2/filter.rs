@@ -22,7 +22,7 @@ use self::blocks::OpenBlock;
 use super::fields::{FieldClass, classify};
 use super::frames::{self, CONTINUATION, DATA, END_STREAM, FrameHead, HEAD, HEADERS, PRIORITY};
 use super::frames::{RST_STREAM, WINDOW_UPDATE};
-use super::uploads::{Half, SMALL, SmallFrame};
+use super::uploads::{SMALL, SmallFrame, UploadState};
 use super::{FRAME, Inflow};
 use crate::hpack::Decoder;
 
@@ -77,7 +77,7 @@ impl H2Fault {
 }
 
 /// What becomes of the next bytes.
-enum Step {
+enum FilterStep {
     /// That many bytes go on to h2.
     Passes(usize),
     /// That many bytes are dealt with.
@@ -163,12 +163,12 @@ impl FrameFilter {
         loop {
             let rest = bytes.get(passed..).unwrap_or_default();
             let taken = match self.step(rest)? {
-                Step::Passes(count) => {
+                FilterStep::Passes(count) => {
                     passed += count;
                     continue;
                 }
-                Step::Taken(count) => count,
-                Step::More => 0,
+                FilterStep::Taken(count) => count,
+                FilterStep::More => 0,
             };
             self.pending.extend_from_slice(rest.get(taken..).unwrap_or_default());
             return Ok(passed);
@@ -200,12 +200,12 @@ impl FrameFilter {
         let mut rest = &pending[..];
         while self.ready.len() < READY && !self.has_burst() {
             let count = match self.step(rest)? {
-                Step::Passes(count) => {
+                FilterStep::Passes(count) => {
                     self.ready.extend_from_slice(rest.get(..count).unwrap_or_default());
                     count
                 }
-                Step::Taken(count) => count,
-                Step::More => break,
+                FilterStep::Taken(count) => count,
+                FilterStep::More => break,
             };
             rest = rest.get(count..).unwrap_or_default();
         }
@@ -214,23 +214,23 @@ impl FrameFilter {
     }
 
     /// Looks at the frame at the beginning of `bytes`.
-    fn step(&mut self, bytes: &[u8]) -> Result<Step, H2Fault> {
+    fn step(&mut self, bytes: &[u8]) -> Result<FilterStep, H2Fault> {
         if bytes.is_empty() {
-            return Ok(Step::More);
+            return Ok(FilterStep::More);
         }
         if self.passing > 0 {
             let count = self.passing.min(bytes.len());
             self.passing -= count;
-            return Ok(Step::Passes(count));
+            return Ok(FilterStep::Passes(count));
         }
         if self.dropping > 0 {
             let count = self.dropping.min(bytes.len());
             self.dropping -= count;
-            return Ok(Step::Taken(count));
+            return Ok(FilterStep::Taken(count));
         }
-        let Some(head) = FrameHead::of(bytes) else { return Ok(Step::More) };
+        let Some(head) = FrameHead::of(bytes) else { return Ok(FilterStep::More) };
         if self.has_burst() {
-            return Ok(Step::More);
+            return Ok(FilterStep::More);
         }
         self.burst += 1;
         let is_large = head.length > FRAME as usize;
@@ -255,20 +255,20 @@ impl FrameFilter {
     }
 
     /// Hands on a frame.
-    fn pass(&mut self, head: FrameHead) -> Step {
+    fn pass(&mut self, head: FrameHead) -> FilterStep {
         self.passing = head.length;
-        Step::Passes(HEAD)
+        FilterStep::Passes(HEAD)
     }
 
     /// Hands on a frame after the bytes that are held for its stream.
-    fn pass_after(&mut self, held: &[u8], head: FrameHead, bytes: &[u8]) -> Step {
+    fn pass_after(&mut self, held: &[u8], head: FrameHead, bytes: &[u8]) -> FilterStep {
         if held.is_empty() {
             return self.pass(head);
         }
         frames::write(&mut self.ready, DATA, 0, head.stream, held);
         self.ready.extend_from_slice(bytes.get(..HEAD).unwrap_or_default());
         self.passing = head.length;
-        Step::Taken(HEAD)
+        FilterStep::Taken(HEAD)
     }
 
     /// Makes h2 reset a stream, with this code.
@@ -288,24 +288,25 @@ impl FrameFilter {
     /// Returns whether the client has begun this stream and ended it, or its half of it (RFC 9113 §5.1). A lower stream
     /// that was never begun is an error of the connection (§5.1.1), and left to h2.
     fn is_ended(&self, stream: u32) -> bool {
-        (self.unbroken_from..=self.highest).contains(&stream) && self.inflow.uploads.half(stream) == Half::Unknown
+        (self.unbroken_from..=self.highest).contains(&stream)
+            && self.inflow.uploads.half(stream) == UploadState::Unknown
     }
 
-    fn data(&mut self, head: FrameHead, bytes: &[u8]) -> Step {
+    fn data(&mut self, head: FrameHead, bytes: &[u8]) -> FilterStep {
         let uploads = &self.inflow.uploads;
         if self.is_ended(head.stream) {
             self.fail(head.stream, STREAM_CLOSED);
             // h2 ignores its bytes, and counts them in the connection's window.
-            return Step::Taken(0);
+            return FilterStep::Taken(0);
         }
-        if uploads.half(head.stream) == Half::Unknown {
+        if uploads.half(head.stream) == UploadState::Unknown {
             return self.pass(head);
         }
-        if uploads.half(head.stream) == Half::Left {
+        if uploads.half(head.stream) == UploadState::Left {
             // h2 would end the connection, so it does not see these bytes, which the client's window has lost.
             uploads.credit(head.stream, head.length);
             self.dropping = head.length;
-            return Step::Taken(HEAD);
+            return FilterStep::Taken(HEAD);
         }
         if head.has(END_STREAM) {
             let held = uploads.end(head.stream);
@@ -315,7 +316,7 @@ impl FrameFilter {
             let held = uploads.take_held(head.stream);
             return self.pass_after(&held, head, bytes);
         }
-        let Some(payload) = head.payload(bytes) else { return Step::More };
+        let Some(payload) = head.payload(bytes) else { return FilterStep::More };
         let Some(data) = frames::without_padding(head.flags, payload) else { return self.pass(head) };
         let padding = payload.len() - data.len();
         if data.is_empty() {
@@ -323,7 +324,7 @@ impl FrameFilter {
             if !uploads.try_empty(head.stream) {
                 self.fail(head.stream, ENHANCE_YOUR_CALM);
             }
-            return Step::Taken(HEAD + head.length);
+            return FilterStep::Taken(HEAD + head.length);
         }
         if data.len() >= SMALL {
             let held = uploads.take_held(head.stream);
@@ -334,15 +335,15 @@ impl FrameFilter {
         }
         uploads.credit(head.stream, padding);
         uploads.release(&mut self.ready);
-        Step::Taken(HEAD + head.length)
+        FilterStep::Taken(HEAD + head.length)
     }
 
-    fn reset(&mut self, head: FrameHead) -> Step {
-        if head.length == 4 && self.inflow.uploads.half(head.stream) == Half::Reset {
+    fn reset(&mut self, head: FrameHead) -> FilterStep {
+        if head.length == 4 && self.inflow.uploads.half(head.stream) == UploadState::Reset {
             // While h2's own reset is not written, the client's would replace it, and later DATA would be an error of
             // the connection.
             self.dropping = head.length;
-            return Step::Taken(HEAD);
+            return FilterStep::Taken(HEAD);
         }
         let held = self.inflow.uploads.take_held(head.stream);
         if held.is_empty() {
@@ -352,11 +353,11 @@ impl FrameFilter {
             return self.pass(head);
         }
         frames::write(&mut self.ready, DATA, 0, head.stream, &held);
-        Step::Taken(0)
+        FilterStep::Taken(0)
     }
 
     /// A stream that depends on itself is left to h2, unless it is idle: it may not be reset then (RFC 9113 §6.4).
-    fn priority(&mut self, head: FrameHead, bytes: &[u8]) -> Step {
+    fn priority(&mut self, head: FrameHead, bytes: &[u8]) -> FilterStep {
         let is_idle = head.stream > self.highest;
         if head.length != 5 {
             // RFC 9113 §6.3.
@@ -364,26 +365,26 @@ impl FrameFilter {
             if !is_idle {
                 self.fail(head.stream, FRAME_SIZE_ERROR);
             }
-            return Step::Taken(HEAD);
+            return FilterStep::Taken(HEAD);
         }
-        let Some(payload) = head.payload(bytes) else { return Step::More };
+        let Some(payload) = head.payload(bytes) else { return FilterStep::More };
         if frames::dependency(payload) != Some(head.stream) {
             return self.pass(head);
         }
         if !is_idle {
             self.fail(head.stream, PROTOCOL_ERROR);
         }
-        Step::Taken(HEAD + head.length)
+        FilterStep::Taken(HEAD + head.length)
     }
 
     /// An increment of 0 is an error of its stream (RFC 9113 §6.9).
-    fn window_update(&mut self, head: FrameHead, bytes: &[u8]) -> Step {
-        let Some(payload) = head.payload(bytes) else { return Step::More };
+    fn window_update(&mut self, head: FrameHead, bytes: &[u8]) -> FilterStep {
+        let Some(payload) = head.payload(bytes) else { return FilterStep::More };
         let is_zero = frames::number(payload).is_some_and(|increment| increment << 1 == 0);
         if !is_zero || head.stream > self.highest {
             return self.pass(head);
         }
         self.fail(head.stream, PROTOCOL_ERROR);
-        Step::Taken(HEAD + head.length)
+        FilterStep::Taken(HEAD + head.length)
     }
 }

@@ -172,7 +172,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, live: Registered, io: ClientIo) {
     if let Err(error) = ended {
         tracing::debug!(peer = %conn.peer_ip, %error, "HTTP/2 connection ended");
         if !error.is_io() {
-            conn.thread.shared.metrics.client_errors.with_label_values(&["http2"]).inc();
+            conn.thread.shared.metrics.clients.errors.with_label_values(&["http2"]).inc();
         }
     }
 }
@@ -287,7 +287,7 @@ impl Serving {
     fn stop_flood(&mut self) {
         let Some(what) = self.streams.too_much.get().filter(|_| !self.cut) else { return };
         self.cut = true;
-        self.conn.thread.shared.metrics.http2_floods.with_label_values(&[what.word()]).inc();
+        self.conn.thread.shared.metrics.http2.floods.with_label_values(&[what.word()]).inc();
         say_full!(flood = what.word(), "HTTP/2 connection closed: the client flooded it with frames");
         self.h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
     }
@@ -296,7 +296,7 @@ impl Serving {
         let Some(fault) = self.streams.fault.get().filter(|_| !self.cut) else { return };
         self.cut = true;
         tracing::debug!(peer = %self.conn.peer_ip, ?fault, "HTTP/2 connection closed: the protocol was violated");
-        self.conn.thread.shared.metrics.client_errors.with_label_values(&["http2"]).inc();
+        self.conn.thread.shared.metrics.clients.errors.with_label_values(&["http2"]).inc();
         self.h2.abrupt_shutdown(fault.reason());
     }
 

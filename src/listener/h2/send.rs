@@ -14,7 +14,7 @@ use hyper::body::Body;
 use super::{OpenStream, Streams};
 use crate::metrics::LimitLabel;
 use crate::min_rate::{HeldUpBy, Lane, RateVerdict, TransferGuard};
-use crate::net::h2_stream::Carrier as _;
+use crate::net::h2_stream::StreamCarrier as _;
 use crate::proxy::headers;
 use crate::proxy::response_body::Reply;
 

@@ -11,7 +11,7 @@ use super::meter::{Heard, TooMuch};
 use super::pace::WriteGate;
 use crate::client_limits::StreamCount;
 use crate::metrics::LimitLabel;
-use crate::net::h2_stream::Carrier;
+use crate::net::h2_stream::StreamCarrier;
 use crate::net::held::UnsentBytes;
 use crate::thread::Registered;
 
@@ -43,8 +43,8 @@ impl Streams {
         self.live.limit(ASK_AFTER_S);
         self.live.touch();
         let metrics = &thread.shared.metrics;
-        metrics.http2_streams.inc();
-        metrics.http2_streams_total.inc();
+        metrics.http2.streams.inc();
+        metrics.http2.opened.inc();
         self.requests.set(self.requests.get().saturating_add(1));
         if self.requests.get() >= thread.limits().requests_per_connection && self.live.leave_after_this() {
             metrics.limits.reached(LimitLabel::RequestsPerConnection);
@@ -59,7 +59,7 @@ impl Streams {
             self.live.touch();
         }
         if resets > 0 {
-            self.live.thread().shared.metrics.http2_resets.inc_by(u64::from(resets));
+            self.live.thread().shared.metrics.http2.resets.inc_by(u64::from(resets));
         }
         self.exceeds(too_much);
     }
@@ -74,7 +74,7 @@ impl Streams {
     /// Notes requests that were reset because their heads were malformed; `why` is the reason of the last one.
     pub(super) fn malformed(&self, count: u32, why: &'static str) {
         tracing::debug!(count, reason = why, "malformed HTTP/2 request was reset");
-        self.live.thread().shared.metrics.http2_malformed.inc_by(u64::from(count));
+        self.live.thread().shared.metrics.http2.malformed.inc_by(u64::from(count));
     }
 
     /// Returns whether nothing more is read from the client.
@@ -104,7 +104,7 @@ impl OpenStream {
     }
 }
 
-impl Carrier for OpenStream {
+impl StreamCarrier for OpenStream {
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         self.streams.pace.poll_room(cx)
     }
@@ -129,7 +129,7 @@ impl Carrier for OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         let Streams { live, open, tunnels, counted, .. } = &*self.streams;
-        live.thread().shared.metrics.http2_streams.dec();
+        live.thread().shared.metrics.http2.streams.dec();
         open.set(open.get().saturating_sub(1));
         counted.shrink_to(open.get());
         if open.get() == 0 {

@@ -30,7 +30,7 @@ const CODES: usize = 64;
 
 /// The client's half of one stream.
 #[derive(Debug)]
-struct Upload {
+struct StreamUpload {
     stream: u32,
     /// Whether the stream was reset.
     is_reset: bool,
@@ -44,7 +44,7 @@ struct Upload {
     held: Vec<u8>,
 }
 
-impl Upload {
+impl StreamUpload {
     fn new(stream: u32, is_reset: bool) -> Self {
         Self { stream, is_reset, is_left: false, small: 0, empty: 0, held: Vec::new() }
     }
@@ -52,7 +52,7 @@ impl Upload {
 
 /// The state of the client's half of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum UploadState {
     Open,
     /// stickyd has reset the stream: what comes is ignored.
     Reset,
@@ -75,7 +75,7 @@ pub(super) enum SmallFrame {
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     /// In the order of their streams.
-    all: RefCell<Vec<Upload>>,
+    all: RefCell<Vec<StreamUpload>>,
     /// Whether bytes may be held for any stream.
     holds: Cell<bool>,
     /// Whether held bytes are to be handed to h2.
@@ -99,7 +99,7 @@ impl Uploads {
             return false;
         }
         if all.last().is_none_or(|last| last.stream < stream) {
-            all.push(Upload::new(stream, false));
+            all.push(StreamUpload::new(stream, false));
         }
         true
     }
@@ -115,13 +115,13 @@ impl Uploads {
     }
 
     /// Returns the state of the client's half.
-    pub(super) fn half(&self, stream: u32) -> Half {
+    pub(super) fn half(&self, stream: u32) -> UploadState {
         let half = self.with(stream, |upload| match (upload.is_reset, upload.is_left) {
-            (false, _) => Half::Open,
-            (true, false) => Half::Reset,
-            (true, true) => Half::Left,
+            (false, _) => UploadState::Open,
+            (true, false) => UploadState::Reset,
+            (true, true) => UploadState::Left,
         });
-        half.unwrap_or(Half::Unknown)
+        half.unwrap_or(UploadState::Unknown)
     }
 
     /// Notes that the client has reset the stream.
@@ -144,7 +144,7 @@ impl Uploads {
                 _ => return false,
             },
             Err(at) => {
-                all.insert(at, Upload::new(stream, true));
+                all.insert(at, StreamUpload::new(stream, true));
             }
         }
         if all.iter().filter(|upload| upload.is_reset).count() > RESET_REMEMBERED
@@ -264,7 +264,7 @@ impl Uploads {
         let Some(bytes) = u32::try_from(bytes).ok().filter(|bytes| *bytes > 0) else { return };
         let mut credits = self.credits.borrow_mut();
         for one in [0, stream] {
-            if one == 0 || self.half(one) == Half::Open {
+            if one == 0 || self.half(one) == UploadState::Open {
                 match credits.iter_mut().find(|(known, _)| *known == one) {
                     Some((_, sum)) => *sum = sum.saturating_add(bytes).min(i32::MAX.unsigned_abs()),
                     None => credits.push((one, bytes)),
@@ -281,20 +281,20 @@ impl Uploads {
     /// Appends the WINDOW_UPDATE frames that give back parts of windows.
     pub(super) fn write_credits(&self, out: &mut Vec<u8>) {
         for (stream, bytes) in self.credits.take() {
-            if stream == 0 || self.half(stream) == Half::Open {
+            if stream == 0 || self.half(stream) == UploadState::Open {
                 frames::write(out, WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
             }
         }
     }
 
-    fn with<T>(&self, stream: u32, change: impl FnOnce(&mut Upload) -> T) -> Option<T> {
+    fn with<T>(&self, stream: u32, change: impl FnOnce(&mut StreamUpload) -> T) -> Option<T> {
         let mut all = self.all.borrow_mut();
         let at = place(&all, stream)?;
         all.get_mut(at).map(change)
     }
 }
 
-fn place(all: &[Upload], stream: u32) -> Option<usize> {
+fn place(all: &[StreamUpload], stream: u32) -> Option<usize> {
     all.binary_search_by_key(&stream, |upload| upload.stream).ok()
 }
 
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(released(&uploads).len(), 9 + HELD);
         uploads.small(1, b"z");
         assert_eq!(uploads.end(1), b"z", "the end brings what is left");
-        assert_eq!(uploads.half(1), Half::Unknown);
+        assert_eq!(uploads.half(1), UploadState::Unknown);
     }
 
     #[test]
@@ -341,7 +341,10 @@ mod tests {
         uploads.try_open(1, 9);
         assert!(uploads.mark_reset(1) && !uploads.mark_reset(1));
         (3..=129).step_by(2).for_each(|stream| assert!(uploads.mark_reset(stream)));
-        assert_eq!((uploads.half(1), uploads.half(3), uploads.half(129)), (Half::Unknown, Half::Reset, Half::Reset));
+        assert_eq!(
+            (uploads.half(1), uploads.half(3), uploads.half(129)),
+            (UploadState::Unknown, UploadState::Reset, UploadState::Reset)
+        );
     }
 
     #[test]

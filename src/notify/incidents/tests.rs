@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::sample;
 use super::*;
 
 fn rules(after: u64, group: u64, remind: u64) -> NotifyRules {
@@ -11,22 +12,7 @@ fn rules(after: u64, group: u64, remind: u64) -> NotifyRules {
 }
 
 fn down(worker: &str) -> Problem {
-    Problem {
-        key: ProblemKey {
-            topic: Topic::Worker,
-            event: "worker_down",
-            upstream: "app".to_owned(),
-            subject: worker.to_owned(),
-        },
-        hold: None,
-        what: format!("app/{worker} is down"),
-        many: "workers of app are down".to_owned(),
-        why: "connects are refused".to_owned(),
-        sessions: 7,
-        meaning: "3 of 4 workers of app take new sessions".to_owned(),
-        todo: "stickyd workers app".to_owned(),
-        mark: 1,
-    }
+    sample::down(worker, "connects are refused")
 }
 
 /// A run of the machine, one look per second.
@@ -44,7 +30,7 @@ impl Run {
     }
 
     fn look(&mut self, problems: Vec<Problem>) {
-        let over = |problem: &Problem| Ending { how: format!("{} no more", problem.what), detail: String::new() };
+        let over = |problem: &Problem| ProblemEnd { how: format!("{} no more", problem.what), detail: String::new() };
         let now = Duration::from_secs(self.second);
         let notes = self.incidents.observe(now, &self.rules, problems, &over);
         if !notes.is_empty() {

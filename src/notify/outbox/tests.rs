@@ -119,7 +119,7 @@ fn messages_keep_their_order_and_a_refused_one_is_skipped() {
 fn a_receiver_is_told_about_its_topics_only() {
     let mut outbox = outbox(20);
     outbox.post(at(0), &[note(Topic::Worker, "w1"), note(Topic::Config, "file")], &mut write);
-    assert_eq!(outbox.lanes.iter().map(Lane::waiting).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(outbox.lanes.iter().map(ReceiverLane::waiting).collect::<Vec<_>>(), [1, 1]);
     let due = outbox.due(at(0), false);
     assert_eq!((due[0].1.parts.len(), due[1].1.parts.len()), (2, 1));
     post(&mut outbox, 1, "w2");
@@ -158,7 +158,7 @@ fn a_reload_keeps_the_messages_of_receivers_that_stay() {
     let mut outbox = outbox(20);
     post(&mut outbox, 0, "w1");
     outbox.follow(&rules(20, vec![receiver("new", &[Topic::Worker]), receiver("all", &[Topic::Worker])]));
-    assert_eq!(outbox.lanes.iter().map(Lane::waiting).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(outbox.lanes.iter().map(ReceiverLane::waiting).collect::<Vec<_>>(), [0, 1]);
     outbox.follow(&rules(20, Vec::new()));
     assert_eq!(outbox.waiting(), 0);
 }

@@ -4,29 +4,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::incidents::{Ending, Note, Problem, ProblemKey};
+use super::super::incidents::{Note, ProblemEnd};
+use super::super::sample;
 use super::*;
-use crate::config::notify::Topic;
 
 fn note(worker: &str, state: NoteState, why: &str) -> Note {
     Note {
         state,
-        problem: Problem {
-            key: ProblemKey {
-                topic: Topic::Worker,
-                event: "worker_down",
-                upstream: "app".to_owned(),
-                subject: worker.to_owned(),
-            },
-            hold: None,
-            what: format!("app/{worker} is down"),
-            many: "workers of app are down".to_owned(),
-            why: why.to_owned(),
-            sessions: 212,
-            meaning: "3 of 4 workers of app take new sessions".to_owned(),
-            todo: "stickyd workers app".to_owned(),
-            mark: 4,
-        },
+        problem: sample::down(worker, why),
         since: Duration::from_secs(60),
         lasted: Duration::from_secs(31),
         times: 1,
@@ -40,7 +25,7 @@ fn message(notes: &[Note]) -> Message {
 
 fn back() -> NoteState {
     let how = "app/w3 is up again".to_owned();
-    NoteState::Over(Ending { how, detail: "restarted, generation 5".to_owned() })
+    NoteState::Over(ProblemEnd { how, detail: "restarted, generation 5".to_owned() })
 }
 
 #[test]

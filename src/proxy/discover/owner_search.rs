@@ -1,17 +1,18 @@
 //! The search of one request for its session: which workers to ask, and in which order. Left out: one worker's answer
-//! (`attempt`).
+//! (`attempt`), the first guess (`guess`), and workers that do not answer (`silence`).
 
 mod attempt;
+mod guess;
+mod silence;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::Response;
 
 use super::tokens::DiscoveryTokens;
-use super::{SEARCH_PATIENCE, SEARCH_POLL, fleet_hint, over_budget, probe};
+use super::{SEARCH_PATIENCE, fleet_hint, over_budget, probe};
 use crate::affinity::discoveries::search::{FRESH, ProbeVerdict, Search, Verdicts};
-use crate::affinity::first_guess;
 use crate::clock;
 use crate::config::rules::Protocol;
 use crate::keys::Key;
@@ -23,17 +24,10 @@ use crate::proxy::forward::HeldAnswer;
 use crate::proxy::replay::Copies;
 use crate::proxy::respond::{self, Problem};
 use crate::proxy::response_body::Reply;
-use crate::sockets::EndReason;
 use crate::telemetry::say_full;
 use crate::upstream::worker::Worker;
 use attempt::AttemptStep;
-
-/// Maximum pause between two probes of the same silent workers.
-const RARE_LOOK: Duration = Duration::from_millis(500);
-
-/// Time in milliseconds within which a worker must have answered some request to be asked at once. One that hangs since
-/// then keeps the request, as it keeps those of its pinned sessions.
-const LIVELY_MS: u64 = 250;
+use guess::is_lively;
 
 /// One request that searches for its session.
 pub(crate) struct OwnerSearch<'a> {
@@ -57,11 +51,6 @@ pub(crate) struct OwnerSearch<'a> {
     /// What the search pays. It is returned only if acceptance proved the session; otherwise made-up sids on any page
     /// that answers would cost nothing.
     tokens: DiscoveryTokens<'a>,
-}
-
-/// Whether a worker has just shown a sign of life.
-fn is_lively(worker: &Worker) -> bool {
-    worker.has_answered_within(LIVELY_MS, clock::now_ms())
 }
 
 /// Result of a search whose request body could not be read, mostly because of the client.
@@ -187,54 +176,6 @@ impl<'a> OwnerSearch<'a> {
         }
     }
 
-    /// Workers that serve their own sessions, the most likely owner first.
-    fn candidates(&self) -> Vec<Arc<Worker>> {
-        let job = self.job;
-        let guess = first_guess(&job.upstream, &job.ask, job.client);
-        let members = job.upstream.members.iter().map(|member| &member.worker);
-        let mut workers: Vec<_> = guess.iter().chain(members).filter(|worker| worker.serves()).cloned().collect();
-        let mut seen = Vec::with_capacity(workers.len());
-        workers.retain(|worker| {
-            let new = !seen.contains(&worker.serial);
-            seen.push(worker.serial);
-            new
-        });
-        workers
-    }
-
-    /// Worker at which this sid's GET is waiting; a POST or upgrade goes there first.
-    fn open_guess(&self) -> Option<Arc<Worker>> {
-        if self.job.ask.is_poll() {
-            return None;
-        }
-        lock(&self.search.silent).last().cloned().filter(|worker| worker.serves())
-    }
-
-    /// Worker that gets the real request before all workers are probed: the most likely owner, if it has just shown a
-    /// sign of life. A hung worker must not get it, because a request that was sent is not sent again, and its owner
-    /// may be another worker. Where nothing can be asked, the first worker with a sign of life is as good as any other.
-    async fn guess(&mut self, candidates: &[Arc<Worker>]) -> Option<Arc<Worker>> {
-        let guess = candidates.first()?.clone();
-        if candidates.len() == 1 {
-            return Some(guess);
-        }
-        if self.has_refused(&guess) {
-            return None;
-        }
-        // At a full worker the request would wait, and its owner may be another one.
-        if is_lively(&guess) && guess.gate.is_open() {
-            return Some(guess);
-        }
-        if !probe::may_ask(self.job, &self.copies.head) {
-            let lively = candidates.iter().find(|worker| is_lively(worker) && !self.has_refused(worker));
-            return Some(lively.cloned().unwrap_or(guess));
-        }
-        let verdict = probe::ask_one(self.job, &self.copies.head, &guess).await;
-        self.heed(&[(guess.clone(), verdict)]);
-        self.claimed = verdict == ProbeVerdict::Owns;
-        matches!(verdict, ProbeVerdict::Owns | ProbeVerdict::Alive).then_some(guess)
-    }
-
     /// Returns the workers' answers to the probe, which is sent once for all requests of the sid that arrive together;
     /// `None` if there is no budget for it.
     async fn verdicts(&mut self, workers: &[Arc<Worker>]) -> Option<Verdicts> {
@@ -316,64 +257,6 @@ impl<'a> OwnerSearch<'a> {
             }
         }
         None
-    }
-
-    /// Handles silent workers: a single one is the owner by elimination; several are probed again until all but one
-    /// have answered.
-    async fn wait_for(
-        &mut self,
-        mut silent: Vec<Arc<Worker>>,
-        deadline: Instant,
-        record: &mut Record,
-    ) -> Option<(Discovery, Response<Reply>)> {
-        let mut pause = SEARCH_POLL;
-        loop {
-            silent.retain(|worker| worker.serves() && !self.has_refused(worker));
-            if silent.len() < 2 {
-                break;
-            }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return Some((Discovery::Undecided, respond::problem(Problem::Undecided)));
-            };
-            let asked = probe::ask_all(self.job, &self.copies.head, &silent);
-            let Ok(verdicts) = tokio::time::timeout(left, asked).await else { continue };
-            let spoke: Verdicts =
-                verdicts.into_iter().filter(|(_, verdict)| *verdict != ProbeVerdict::Silent).collect();
-            self.heed(&spoke);
-            let before = silent.len();
-            silent.retain(|worker| !spoke.iter().any(|(known, _)| Arc::ptr_eq(known, worker)));
-            if let Some(done) = self.walk(spoke, &mut silent, record).await {
-                return Some(done);
-            }
-            if silent.len() == before {
-                // Workers that cannot be reached are silent at once, and each probe costs them a connect.
-                tokio::time::sleep(pause.min(left)).await;
-                pause = (pause * 2).min(RARE_LOOK);
-            }
-        }
-        match silent.pop() {
-            Some(owner) => self.eliminate(&owner, record).await,
-            None => None,
-        }
-    }
-
-    /// Takes the only worker that has not refused for the owner.
-    async fn eliminate(&mut self, owner: &Arc<Worker>, record: &mut Record) -> Option<(Discovery, Response<Reply>)> {
-        // Pinned before it answers: the worker may stay silent for long, and the session's other requests belong there,
-        // too.
-        self.eliminated = true;
-        let pinned_here = self.pin(owner);
-        match self.attempt(owner, record).await {
-            AttemptStep::Done(result, response) => Some((result, response)),
-            // The pin stays, because no other worker can be the owner.
-            AttemptStep::Unreached => Some((Discovery::Undecided, respond::problem(Problem::Undecided))),
-            AttemptStep::Refused | AttemptStep::Closed => {
-                if pinned_here {
-                    self.job.conn.thread.shared.sessions.forget(self.key, EndReason::Refused);
-                }
-                None
-            }
-        }
     }
 
     /// Ends a search in which every worker refused: the last refusal is forwarded to the client, and the miss is

@@ -43,7 +43,7 @@ const LAST_BYTES: usize = 1_000;
 
 /// Where the lines of all workers go.
 pub(super) struct Logs {
-    kept: RefCell<Kept>,
+    kept: RefCell<KeptLines>,
     dropped: RefCell<HashMap<ProcessId, u64>>,
     out: Sender<Vec<u8>>,
     unwritten: Arc<AtomicUsize>,
@@ -53,13 +53,13 @@ pub(super) struct Logs {
 
 /// The newest lines; `first` is the number of the oldest.
 #[derive(Default)]
-struct Kept {
+struct KeptLines {
     lines: VecDeque<LogLine>,
     first: u64,
     bytes: usize,
 }
 
-impl Kept {
+impl KeptLines {
     fn push(&mut self, line: LogLine) {
         self.bytes += line.text.len();
         self.lines.push_back(line);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_lines_are_kept() {
-        let mut kept = Kept::default();
+        let mut kept = KeptLines::default();
         for _ in 0..50 {
             kept.push(line("1", &"x".repeat(LINE)));
         }

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::protocol::{self, Exit, Hello, LinePage, Living, ProcessId, Report, Request, VERSION};
+use super::protocol::{self, Exit, Hello, LinePage, Living, ProcessId, Request, SpawnerReport, VERSION};
 pub(crate) use groups::{PATIENCE, ProcessGroup};
 use logs::Logs;
 pub(crate) use process::OWN_FILE;
@@ -57,7 +57,7 @@ struct Spawner {
 }
 
 /// What happens to the spawner.
-enum Event {
+enum SpawnerEvent {
     Asked(Request),
     /// The connection with this number has ended.
     Lost(u64),
@@ -94,18 +94,18 @@ async fn run(first: Option<UnixStream>, service: Option<tokio::net::UnixListener
         let pause = if spawner.is_waiting() { SHORT } else { Duration::from_secs(1) };
         tokio::select! {
             event = happened.recv() => match event {
-                Some(Event::Asked(request)) => spawner.obey(request),
-                Some(Event::Connected(stream)) => {
+                Some(SpawnerEvent::Asked(request)) => spawner.obey(request),
+                Some(SpawnerEvent::Connected(stream)) => {
                     connection += 1;
                     spawner.welcome(stream, connection, &events);
                 }
-                Some(Event::Lost(number)) if number == connection => {
+                Some(SpawnerEvent::Lost(number)) if number == connection => {
                     spawner.stickyd = None;
                     if !keeps {
                         spawner.end(true);
                     }
                 }
-                Some(Event::Lost(_)) | None => {}
+                Some(SpawnerEvent::Lost(_)) | None => {}
             },
             _ = child.recv() => {}
             _ = terminate.recv() => spawner.end(false),
@@ -128,11 +128,11 @@ async fn run(first: Option<UnixStream>, service: Option<tokio::net::UnixListener
 }
 
 /// Accepts stickyds; the newest one directs the workers.
-async fn accept(listener: tokio::net::UnixListener, events: mpsc::Sender<Event>) {
+async fn accept(listener: tokio::net::UnixListener, events: mpsc::Sender<SpawnerEvent>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if events.send(Event::Connected(stream)).await.is_err() {
+                if events.send(SpawnerEvent::Connected(stream)).await.is_err() {
                     return;
                 }
             }
@@ -141,13 +141,13 @@ async fn accept(listener: tokio::net::UnixListener, events: mpsc::Sender<Event>)
     }
 }
 
-async fn hear(mut reader: BufReader<OwnedReadHalf>, number: u64, events: mpsc::Sender<Event>) {
+async fn hear(mut reader: BufReader<OwnedReadHalf>, number: u64, events: mpsc::Sender<SpawnerEvent>) {
     while let Ok(Some(request)) = protocol::read(&mut reader).await {
-        if events.send(Event::Asked(request)).await.is_err() {
+        if events.send(SpawnerEvent::Asked(request)).await.is_err() {
             return;
         }
     }
-    let _ = events.send(Event::Lost(number)).await;
+    let _ = events.send(SpawnerEvent::Lost(number)).await;
 }
 
 async fn tell(mut writer: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<u8>>) {
@@ -160,7 +160,7 @@ async fn tell(mut writer: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<u8>>)
 
 impl Spawner {
     /// Takes orders from this stickyd from now on.
-    fn welcome(&mut self, stream: UnixStream, number: u64, events: &mpsc::Sender<Event>) {
+    fn welcome(&mut self, stream: UnixStream, number: u64, events: &mpsc::Sender<SpawnerEvent>) {
         let (reader, writer) = stream.into_split();
         let (sender, messages) = mpsc::channel(UNSENT);
         self.tasks.spawn_local(hear(BufReader::new(reader), number, events.clone()));
@@ -174,10 +174,10 @@ impl Spawner {
             stopping: process.is_stopping(),
         });
         let (living, pid) = (living.collect(), std::process::id());
-        self.report(&Report::Hello(Hello { version: VERSION, pid, folder: self.folder.clone(), living }));
+        self.report(&SpawnerReport::Hello(Hello { version: VERSION, pid, folder: self.folder.clone(), living }));
     }
 
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &SpawnerReport) {
         let Some(stickyd) = &self.stickyd else { return };
         if stickyd.try_send(protocol::line(report)).is_err() {
             // A stickyd that takes no messages would act on an old state. Its next connection begins with a new list.
@@ -193,14 +193,14 @@ impl Spawner {
                     Ok(process) => {
                         let pid = process.pid();
                         self.processes.insert(id, process);
-                        Report::Started { id, pid }
+                        SpawnerReport::Started { id, pid }
                     }
-                    Err(error) => Report::NotStarted { id, why: error.to_string() },
+                    Err(error) => SpawnerReport::NotStarted { id, why: error.to_string() },
                 };
                 self.report(&report);
             }
             Request::Start(start) => {
-                self.report(&Report::NotStarted { id: start.tag.id, why: "the spawner is stopping".to_owned() });
+                self.report(&SpawnerReport::NotStarted { id: start.tag.id, why: "the spawner is stopping".to_owned() });
             }
             Request::Stop { id, after_ms } => {
                 if let Some(process) = self.processes.get_mut(&id) {
@@ -209,7 +209,7 @@ impl Spawner {
             }
             Request::Lines { ask, from, upstream, worker } => {
                 let (lines, next) = self.logs.page(from, upstream.as_deref(), worker.as_deref());
-                self.report(&Report::Lines(LinePage { ask, lines, next }));
+                self.report(&SpawnerReport::Lines(LinePage { ask, lines, next }));
             }
             Request::End { now } => self.end(now),
         }
@@ -243,19 +243,19 @@ impl Spawner {
             let Some(process) = self.processes.remove(&id) else { continue };
             self.remains.push((process.group, now));
             let (code, signal) = process.outcome();
-            let report = Report::Exited(Exit { id, code, signal, last: process.output.last_lines() });
+            let report = SpawnerReport::Exited(Exit { id, code, signal, last: process.output.last_lines() });
             self.report(&report);
         }
         let (ending, dropped) = (self.ending, self.logs.take_dropped());
         self.remains.retain(|(group, since)| group.ends_within(now.duration_since(*since), ending));
         if !dropped.is_empty() {
-            self.report(&Report::Dropped { lines: dropped });
+            self.report(&SpawnerReport::Dropped { lines: dropped });
         }
     }
 
     fn tell_memory(&mut self) {
         let pids = self.processes.iter().map(|(id, process)| (process.group, *id)).collect();
         let bytes = groups::memory(Path::new("/proc"), &pids);
-        self.report(&Report::Memory { bytes });
+        self.report(&SpawnerReport::Memory { bytes });
     }
 }

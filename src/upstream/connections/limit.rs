@@ -20,7 +20,7 @@ const UNLIMITED: u32 = 1 << 24;
 
 /// The gate in front of one worker, with its limit and queue.
 #[derive(Debug)]
-pub struct Gate {
+pub struct ConnectionGate {
     /// Maximum number of connections in use, from the current configuration.
     limit: AtomicU32,
     /// Number of connections in use beyond a limit that was lowered. As many must end before a slot becomes free.
@@ -55,7 +55,7 @@ impl Drop for ConnectionSlot {
 }
 
 /// A place in the queue, which is given up when this is dropped.
-struct Waiter<'a>(&'a Gate);
+struct Waiter<'a>(&'a ConnectionGate);
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Drop for Waiter<'_> {
     }
 }
 
-impl Default for Gate {
+impl Default for ConnectionGate {
     fn default() -> Self {
         Self {
             limit: AtomicU32::new(UNLIMITED),
@@ -74,7 +74,7 @@ impl Default for Gate {
     }
 }
 
-impl Gate {
+impl ConnectionGate {
     /// Sets the configured limit; reloads must not call this concurrently. Connections in use stay. Those that were
     /// opened without a limit were not counted, and are not counted now.
     pub fn set_limit(&self, limit: Option<u32>) {

@@ -29,13 +29,13 @@ pub enum Link {
     /// Connections use no TLS.
     Plain,
     /// Connections use TLS with these settings.
-    Tls(WorkerTls),
+    Tls(WorkerHandshake),
     /// TLS is configured but could not be set up; plain text is never used instead.
     Broken,
 }
 
 /// What a TLS handshake with one worker needs.
-pub struct WorkerTls {
+pub struct WorkerHandshake {
     /// The configured settings, by which two links are compared.
     settings: Arc<config::WorkerTls>,
     name: ServerName<'static>,
@@ -99,7 +99,7 @@ impl Links {
 
     /// Creates the link to one worker; `None` if there is no name to look for in its certificate, which the check of
     /// the configuration rejects.
-    fn to(&self, worker: &config::Worker) -> Option<WorkerTls> {
+    fn to(&self, worker: &config::Worker) -> Option<WorkerHandshake> {
         let named = self.settings.server_name.as_ref().or(worker.host.as_ref());
         let name = match (named, &worker.address) {
             (Some(name), _) => ServerName::try_from(name.clone()).ok()?,
@@ -108,7 +108,7 @@ impl Links {
         };
         let mut config = self.config.clone();
         config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS);
-        Some(WorkerTls { settings: self.settings.clone(), name, config: Arc::new(config), said: Rarely::new() })
+        Some(WorkerHandshake { settings: self.settings.clone(), name, config: Arc::new(config), said: Rarely::new() })
     }
 }
 
@@ -136,7 +136,7 @@ impl Link {
     }
 }
 
-impl WorkerTls {
+impl WorkerHandshake {
     async fn shake(&self, io: WorkerIo, worker: &str) -> io::Result<WorkerIo> {
         match TlsConnector::from(self.config.clone()).connect(self.name.clone(), io).await {
             Ok(stream) => Ok(WorkerIo::Tls(Box::new(stream))),

@@ -94,3 +94,21 @@ fn one_placement_per_second_reads_all_workers() {
     };
     println!("1,024 workers: the first placement of a second took {:?}, the next one {:?}", time(4), time(4));
 }
+
+/// The last worker of a roll gets the sessions of the one that it replaces, and the others keep theirs.
+#[test]
+fn without_a_slow_start_an_empty_worker_catches_up_at_once() {
+    let newcomers = |slow_start: u64| {
+        let with_slow_start = config::Upstream {
+            slow_start: std::time::Duration::from_secs(slow_start),
+            ..upstream(4, None).config
+        };
+        let upstream = Upstream::build(&with_slow_start, b"0123456789abcdef", &Metrics::new(), None);
+        let (last, others) = upstream.members.split_last().unwrap();
+        let _others: Vec<_> = others.iter().flat_map(|other| (0..50).map(|_| other.worker.session())).collect();
+        let _placed: Vec<_> = (0..50u32).filter_map(|key| upstream.place(&key.to_le_bytes(), &[])).collect();
+        last.worker.sessions()
+    };
+    assert!(newcomers(0) >= 40, "{}", newcomers(0));
+    assert!(newcomers(10) <= 30, "{}", newcomers(10));
+}

@@ -4,19 +4,19 @@
 use super::super::FRAME;
 use super::super::fields::{BlockKind, FieldClass, FieldList, Judgement};
 use super::super::frames::{self, DATA, END_HEADERS, END_STREAM, FrameHead, HEAD};
-use super::super::uploads::Half;
-use super::{FrameFilter, H2Fault, KEPT, MORE_STREAMS, PROTOCOL_ERROR, STREAM_CLOSED, Step};
+use super::super::uploads::UploadState;
+use super::{FilterStep, FrameFilter, H2Fault, KEPT, MORE_STREAMS, PROTOCOL_ERROR, STREAM_CLOSED};
 use crate::hpack::{Decoder, write_literal};
 use crate::net::written_target::WrittenTarget;
 
 impl FrameFilter {
-    pub(super) fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, H2Fault> {
-        let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
+    pub(super) fn headers(&mut self, head: FrameHead, bytes: &[u8]) -> Result<FilterStep, H2Fault> {
+        let Some(payload) = head.payload(bytes) else { return Ok(FilterStep::More) };
         // Parts that do not fit into the frame are an error of the connection (RFC 9113 §6.2).
         let Some(fragment) = frames::fragment(head, payload) else { return Ok(self.pass(head)) };
         let Some(place) = self.place(head.stream) else { return Ok(self.pass(head)) };
         let ends_block = head.has(END_HEADERS);
-        let kind = if place == Place::Head { BlockKind::Head } else { BlockKind::Trailers };
+        let kind = if place == BlockRole::Head { BlockKind::Head } else { BlockKind::Trailers };
         let scratch = std::mem::take(&mut self.scratch);
         let mut list = FieldList::new(kind, self.limits.head_bytes, self.rewrites || !ends_block, scratch);
         if fragment.depends_on_itself {
@@ -25,7 +25,7 @@ impl FrameFilter {
         let used = self.decoder.decode(fragment.bytes, ends_block, |field| list.add(field));
         let used = used.map_err(|_| H2Fault::Compression)?;
         let is_untouched = ends_block && !self.rewrites && list.is_untouched();
-        if is_untouched && matches!(place, Place::Head | Place::Trailers) {
+        if is_untouched && matches!(place, BlockRole::Head | BlockRole::Trailers) {
             self.keep(list.into_written());
             let held = self.begin_or_end(place, head.stream, head.has(END_STREAM))?;
             return Ok(self.pass_after(&held, head, bytes));
@@ -38,7 +38,7 @@ impl FrameFilter {
         } else {
             self.block = Some(Box::new(block));
         }
-        Ok(Step::Taken(HEAD + head.length))
+        Ok(FilterStep::Taken(HEAD + head.length))
     }
 
     /// Keeps a buffer for the next field list, unless it is large.
@@ -50,24 +50,24 @@ impl FrameFilter {
     }
 
     /// Returns what a block on this stream is, and notes a new stream; `None` leaves it to h2.
-    fn place(&mut self, stream: u32) -> Option<Place> {
+    fn place(&mut self, stream: u32) -> Option<BlockRole> {
         if stream > self.highest {
             if stream > self.highest.saturating_add(2) || self.highest == 0 {
                 self.unbroken_from = stream;
             }
             self.highest = stream;
-            return Some(Place::Head);
+            return Some(BlockRole::Head);
         }
         match self.inflow.uploads.half(stream) {
-            Half::Open => Some(Place::Trailers),
-            Half::Reset | Half::Left => Some(Place::Ignored),
-            Half::Unknown if stream >= self.unbroken_from => Some(Place::AfterEnd),
-            Half::Unknown => None,
+            UploadState::Open => Some(BlockRole::Trailers),
+            UploadState::Reset | UploadState::Left => Some(BlockRole::Ignored),
+            UploadState::Unknown if stream >= self.unbroken_from => Some(BlockRole::AfterEnd),
+            UploadState::Unknown => None,
         }
     }
 
-    pub(super) fn continuation(&mut self, head: FrameHead, bytes: &[u8]) -> Result<Step, H2Fault> {
-        let Some(payload) = head.payload(bytes) else { return Ok(Step::More) };
+    pub(super) fn continuation(&mut self, head: FrameHead, bytes: &[u8]) -> Result<FilterStep, H2Fault> {
+        let Some(payload) = head.payload(bytes) else { return Ok(FilterStep::More) };
         let Some(mut block) = self.block.take() else { return Ok(self.pass(head)) };
         let ends_block = head.has(END_HEADERS);
         block.proceed(&mut self.decoder, payload, ends_block, self.limits.head_bytes)?;
@@ -76,21 +76,21 @@ impl FrameFilter {
         } else {
             self.block = Some(block);
         }
-        Ok(Step::Taken(HEAD + head.length))
+        Ok(FilterStep::Taken(HEAD + head.length))
     }
 
     /// Gives h2 what a complete block stands for.
     fn finish(&mut self, end: BlockEnd) -> Result<(), H2Fault> {
         let (stream, ends_stream) = (end.stream, end.ends_stream);
         match (end.place, end.judgement) {
-            (Place::Ignored, _) => {}
-            (Place::AfterEnd, _) => self.fail(stream, STREAM_CLOSED),
-            (Place::Head, Judgement::Malformed(why)) => {
+            (BlockRole::Ignored, _) => {}
+            (BlockRole::AfterEnd, _) => self.fail(stream, STREAM_CLOSED),
+            (BlockRole::Head, Judgement::Malformed(why)) => {
                 let count = self.malformed.map_or(0, |(count, _)| count);
                 self.malformed = Some((count.saturating_add(1), why));
                 self.fail(stream, PROTOCOL_ERROR);
             }
-            (Place::Trailers, Judgement::Malformed(_) | Judgement::TooLarge) => self.fail(stream, PROTOCOL_ERROR),
+            (BlockRole::Trailers, Judgement::Malformed(_) | Judgement::TooLarge) => self.fail(stream, PROTOCOL_ERROR),
             (place, judgement) => {
                 if judgement == Judgement::TooLarge {
                     self.inflow.uploads.mark_too_large(stream);
@@ -110,9 +110,9 @@ impl FrameFilter {
     }
 
     /// Notes that a stream has begun, or that the client ends it; returns what is held for it.
-    fn begin_or_end(&self, place: Place, stream: u32, ends_stream: bool) -> Result<Vec<u8>, H2Fault> {
+    fn begin_or_end(&self, place: BlockRole, stream: u32, ends_stream: bool) -> Result<Vec<u8>, H2Fault> {
         let uploads = &self.inflow.uploads;
-        if place == Place::Head {
+        if place == BlockRole::Head {
             let most = MORE_STREAMS + 2 * self.limits.streams as usize;
             return if ends_stream || uploads.try_open(stream, most) { Ok(Vec::new()) } else { Err(H2Fault::TooMuch) };
         }
@@ -123,7 +123,7 @@ impl FrameFilter {
 
 /// What a block is to its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum BlockRole {
     /// The head of a request, which begins a stream.
     Head,
     Trailers,
@@ -136,7 +136,7 @@ pub(super) enum Place {
 /// A block that is not complete, or is not handed on as it is.
 pub(super) struct OpenBlock {
     pub(super) stream: u32,
-    place: Place,
+    place: BlockRole,
     ends_stream: bool,
     list: FieldList,
     /// The beginning of a representation whose rest is in the next frame.
@@ -148,7 +148,7 @@ pub(super) struct OpenBlock {
 /// A block that is complete.
 pub(super) struct BlockEnd {
     pub(super) stream: u32,
-    pub(super) place: Place,
+    pub(super) place: BlockRole,
     pub(super) ends_stream: bool,
     pub(super) judgement: Judgement,
     /// The `:path` as the client wrote it, if it is another one in `written`.
@@ -158,7 +158,7 @@ pub(super) struct BlockEnd {
 }
 
 impl OpenBlock {
-    pub(super) fn new(stream: u32, place: Place, ends_stream: bool, list: FieldList, left: Vec<u8>) -> Self {
+    pub(super) fn new(stream: u32, place: BlockRole, ends_stream: bool, list: FieldList, left: Vec<u8>) -> Self {
         Self { stream, place, ends_stream, list, left, continuations: 0 }
     }
 

@@ -1,0 +1,312 @@
+//! Drives one Redis of the fleet: keeps a connection to it, sends what waits for it, and reports its errors.
+//!
+//! One batch is under way at a time, so that changes of a pin arrive in order. While the circuit is open only a PING is
+//! sent each second. Left out: what the commands mean (`crate::fleet`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Value, cmd};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Shard;
+use crate::fleet::circuit::Circuit;
+use crate::fleet::connect::{Connector, LinkError, RedisLink, kind_of};
+use crate::fleet::queue::{Batch, Lookup, PinChange, Question, Write};
+use crate::fleet::seal::Seals;
+use crate::locks::lock;
+use crate::metrics::FleetSeries;
+
+/// Pause between two PINGs, and before the next attempt to connect.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before the next attempt after a rejected password or command.
+const AUTH_PAUSE: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at the server's memory.
+const INFO: Duration = Duration::from_secs(30);
+
+/// Drives one Redis until `stop`.
+pub(crate) struct Driver {
+    pub(crate) shard: Arc<Shard>,
+    pub(crate) connector: Connector,
+    pub(crate) seals: Arc<Seals>,
+    pub(crate) series: Arc<FleetSeries>,
+    pub(crate) lookup_timeout: Duration,
+    /// Errors that were logged less than a minute ago.
+    pub(crate) said: BTreeMap<&'static str, Instant>,
+    /// What to run after each new connection, such as reading what was missed.
+    pub(crate) connected: Arc<Notify>,
+}
+
+impl Driver {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let _ = stop.clone().run_until_cancelled_owned(self.keep_connected()).await;
+        // The last writes, such as the farewell of this stickyd, get a moment.
+        if self.shard.is_usable()
+            && let Ok(mut link) = self.connector.open().await
+        {
+            while self.batch(&mut link).await.unwrap_or(false) {}
+        }
+    }
+
+    async fn keep_connected(&mut self) {
+        loop {
+            let error = match self.connector.open().await {
+                Ok(link) => self.serve(link).await,
+                Err(error) => error,
+            };
+            self.shard.usable.store(false, Relaxed);
+            lock(&self.shard.queue).give_up();
+            let kind = error.kind();
+            self.failed(kind, &error.words());
+            tokio::time::sleep(if kind == "auth" { AUTH_PAUSE } else { PAUSE }).await;
+        }
+    }
+
+    /// Uses one connection until it fails.
+    async fn serve(&mut self, mut link: RedisLink) -> LinkError {
+        let mut info = Instant::now();
+        loop {
+            if !self.shard.is_usable() {
+                if let Err(error) = self.ping(&mut link).await {
+                    return error;
+                }
+                if !self.shard.is_usable() {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+                info = Instant::now();
+                self.look_at_memory(&mut link).await;
+            }
+            match self.batch(&mut link).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    let idle = tokio::time::timeout(PAUSE, self.shard.wake.notified()).await.is_err();
+                    if idle && let Err(error) = self.ping(&mut link).await {
+                        return error;
+                    }
+                    if info.elapsed() >= INFO {
+                        info = Instant::now();
+                        self.look_at_memory(&mut link).await;
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Asks whether Redis answers in time, and closes the circuit if it does.
+    async fn ping(&mut self, link: &mut RedisLink) -> Result<(), LinkError> {
+        let begun = Instant::now();
+        let replies = link.run(vec![cmd("PING")]).await?;
+        if let Some(Value::ServerError(error)) = replies.first() {
+            let kind = kind_of(error.code(), false);
+            self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+            self.shard.usable.store(false, Relaxed);
+            return Ok(());
+        }
+        let took = begun.elapsed();
+        let mut health = lock(&self.shard.health);
+        health.took(took);
+        if took > self.lookup_timeout {
+            health.state = "slow";
+            return Ok(());
+        }
+        if health.state == "slow" {
+            health.state = "up";
+        }
+        if !self.shard.usable.swap(true, Relaxed) {
+            tracing::info!(redis = %self.shard.shown, "the fleet's Redis answers");
+            *lock(&self.shard.circuit) = Circuit::default();
+            (health.state, health.error) = ("up", None);
+            drop(health);
+            self.said.clear();
+            self.connected.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, up to a full batch. Returns whether there was anything.
+    async fn batch(&mut self, link: &mut RedisLink) -> Result<bool, LinkError> {
+        let batch = lock(&self.shard.queue).take_batch();
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let Batch { lookups, questions, writes } = batch;
+        let mut commands: Vec<_> = writes.iter().map(|write| self.command(write)).collect();
+        commands.extend(lookups.iter().map(|lookup| get(&lookup.name)));
+        commands.extend(questions.iter().flat_map(|question| question.commands.iter().cloned()));
+        let begun = Instant::now();
+        let sent = link.run(commands).await;
+        let replies = match sent {
+            Ok(replies) => replies,
+            Err(error) => {
+                self.series.writes_failed.inc_by(writes.len() as u64);
+                self.shard.used(true);
+                return Err(error);
+            }
+        };
+        let took = begun.elapsed();
+        self.series.seconds.observe(took.as_secs_f64());
+        lock(&self.shard.health).took(took);
+        self.hand_out(Batch { lookups, questions, writes }, replies)
+    }
+
+    /// Gives each part of a batch its replies.
+    fn hand_out(&mut self, batch: Batch, replies: Vec<Value>) -> Result<bool, LinkError> {
+        let Batch { lookups, questions, writes } = batch;
+        let mut replies = replies.into_iter();
+        let mut readonly = false;
+        let failed_before = self.series.writes_failed.get();
+        let has_writes = !writes.is_empty();
+        for write in writes {
+            readonly |= self.written(write, replies.next().unwrap_or_default());
+        }
+        for lookup in lookups {
+            self.answered(lookup, replies.next().unwrap_or_default());
+        }
+        for Question { commands, answer } in questions {
+            let own: Vec<_> = replies.by_ref().take(commands.len()).collect();
+            for reply in &own {
+                if let Value::ServerError(error) = reply {
+                    self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
+                }
+            }
+            let _ = answer.send(own);
+        }
+        if has_writes && self.series.writes_failed.get() == failed_before {
+            let mut health = lock(&self.shard.health);
+            if matches!(health.state, "oom" | "misconf" | "auth" | "readonly") {
+                (health.state, health.error) = ("up", None);
+            }
+        }
+        if readonly {
+            // The master has become a replica: a new connection finds the new master.
+            return Err(LinkError::Failed(std::io::Error::other("the server is read-only since a failover").into()));
+        }
+        Ok(true)
+    }
+
+    fn command(&self, write: &Write) -> Cmd {
+        match write {
+            Write::Set(change) => self.set(change, false),
+            Write::Renew(change) => {
+                let mut command = cmd("EXPIRE");
+                command.arg(&change.name).arg(change.pin.kept_s());
+                command
+            }
+            Write::Forget(name) => {
+                let mut command = cmd("DEL");
+                command.arg(name);
+                command
+            }
+            Write::Publish(channel, message) => {
+                let mut command = cmd("PUBLISH");
+                command.arg(channel).arg(message);
+                command
+            }
+        }
+    }
+
+    fn set(&self, change: &PinChange, only_new: bool) -> Cmd {
+        let sealed = self.seals.seal(&change.name, &change.pin.encode()).unwrap_or_default();
+        let mut command = cmd("SET");
+        command.arg(&change.name).arg(sealed).arg("EX").arg(change.pin.kept_s());
+        if only_new {
+            command.arg("NX");
+        }
+        command
+    }
+
+    /// Counts a write; returns whether the server has become a replica.
+    fn written(&mut self, write: Write, reply: Value) -> bool {
+        if let Value::ServerError(error) = reply {
+            self.series.writes_failed.inc();
+            let kind = kind_of(error.code(), false);
+            self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+            return kind == "readonly";
+        }
+        self.series.writes.inc();
+        match (write, reply) {
+            (Write::Renew(change), Value::Int(0)) => {
+                // Evicted, or the Redis was emptied.
+                lock(&self.shard.queue).write(Write::Set(change));
+            }
+            (Write::Set(change), _) => {
+                if let Some(done) = change.done {
+                    let _ = done.send(());
+                }
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn answered(&mut self, lookup: Lookup, reply: Value) {
+        match reply {
+            Value::BulkString(value) => _ = lookup.answer.send(Some(value)),
+            Value::ServerError(error) => {
+                self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
+                self.shard.used(true);
+            }
+            _ => _ = lookup.answer.send(None),
+        }
+    }
+
+    /// Looks whether Redis drops pins for want of memory.
+    async fn look_at_memory(&self, link: &mut RedisLink) {
+        let mut info = cmd("INFO");
+        info.arg("stats");
+        let Ok(replies) = link.run(vec![info]).await else { return };
+        let text = match replies.into_iter().next() {
+            Some(Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
+            Some(Value::VerbatimString { text, .. }) => text,
+            _ => return,
+        };
+        let Some(evicted) = text.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse().ok())
+        else {
+            return;
+        };
+        let mut health = lock(&self.shard.health);
+        let before = std::mem::replace(&mut health.evicted, evicted);
+        if before > 0 && evicted > before {
+            health.error = Some("pins are evicted: give the Redis more memory (maxmemory)".to_owned());
+            tracing::warn!(redis = %self.shard.shown, evicted = evicted - before,
+                "the fleet's Redis evicts pins: give it more memory (maxmemory)");
+        }
+    }
+
+    /// Counts an error, shows it to operators, and logs it at most once per minute.
+    fn failed(&mut self, kind: &'static str, words: &str) {
+        self.series.error(kind);
+        let user = self.shard.user.as_deref().unwrap_or("default");
+        let help = match kind {
+            "auth" => format!("; user `{user}`: check password_file, and the rights that `stickyd fleet --acl` prints"),
+            "oom" => "; give the Redis more memory (maxmemory), or let it evict (maxmemory-policy)".to_owned(),
+            "misconf" => "; the Redis cannot save to its disk, and refuses writes".to_owned(),
+            _ => String::new(),
+        };
+        let error = format!("{words}{help}");
+        let mut health = lock(&self.shard.health);
+        health.error = Some(error.clone());
+        if !self.shard.is_usable() || matches!(kind, "auth" | "oom" | "misconf" | "readonly") {
+            health.state = kind;
+        }
+        drop(health);
+        let now = Instant::now();
+        if self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60)) {
+            self.said.insert(kind, now);
+            tracing::warn!(redis = %self.shard.shown, kind, %error, "the fleet's Redis has failed");
+        }
+    }
+}
+
+fn get(name: &str) -> Cmd {
+    let mut command = cmd("GET");
+    command.arg(name);
+    command
+}
