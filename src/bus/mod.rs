@@ -70,7 +70,13 @@ impl Hub {
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         // 48 bits: some 60 messages per millisecond of uptime keep ahead of the clock until the year 2109.
         let position = u64::try_from(ms).unwrap_or(0).saturating_mul(64) & ((1 << 48) - 1);
-        Self { groups: RefCell::default(), far, position: Cell::new(position), members, emits: EmitsUnderWay::default() }
+        Self {
+            groups: RefCell::default(),
+            far,
+            position: Cell::new(position),
+            members,
+            emits: EmitsUnderWay::default(),
+        }
     }
 
     /// Counts a published message, and warns of messages that several workers send alike.

@@ -11,6 +11,7 @@ mod bus;
 mod check;
 mod close;
 mod drain;
+mod emit;
 mod events;
 mod explain;
 mod fleet;
@@ -50,6 +51,7 @@ pub(crate) use check::CheckCommand;
 pub(crate) use check::{check, summary};
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
+pub(crate) use emit::EmitCommand;
 pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use fleet::FleetCommand;
@@ -139,6 +141,12 @@ pub enum Command {
     ///
     /// Example: stickyd broadcast --label store=7 --event reload --arg '{"in": 5}'
     Broadcast(BroadcastCommand),
+    /// Send a Socket.IO event of the backend to clients, by rooms, on the way that the upstream's `emit` names
+    ///
+    /// Over the bus to the workers that stickyd starts, over the Redis of the application's adapter, or as frames.
+    ///
+    /// Example: stickyd emit order '{"id": 5}' --room user:7
+    Emit(EmitCommand),
     /// Close sockets by id, or all that match a filter, at once or spread over a period
     ///
     /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::check::Context;
-use super::fleet::{self, RedisAddress, RedisTls};
 use super::file::{ConfigText, Section};
+use super::fleet::{self, RedisAddress, RedisTls};
 use super::values::word;
 
 /// The way of messages from the backend to the clients of an upstream. A reload applies it at once.

@@ -159,11 +159,7 @@ pub(crate) fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secre
 }
 
 /// Reads the TLS settings for these addresses.
-pub(crate) fn redis_tls(
-    context: &Context<'_>,
-    mut section: Section<'_>,
-    redis: &[RedisAddress],
-) -> Option<RedisTls> {
+pub(crate) fn redis_tls(context: &Context<'_>, mut section: Section<'_>, redis: &[RedisAddress]) -> Option<RedisTls> {
     let ca = section.text("ca", "a path");
     let server_name = section.text("server_name", "a name such as \"redis.internal\"");
     let certificate = section.text("certificate", "a path");

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value as RedisValue};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bus::EmitMessage;
 use crate::config::{EmitAdapter, EmitRedis};
-use crate::fleet::connect::{Connector, RedisLink, LinkError};
+use crate::fleet::connect::{Connector, LinkError, RedisLink};
 use crate::locks::lock;
 
 /// Sender's name in every message: the one that `@socket.io/redis-emitter` has, which no adapter counts as a server.
@@ -136,12 +136,13 @@ fn stream(to: &EmitRedis, namespace: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn to(adapter: EmitAdapter, streams: u32) -> EmitRedis {
         let place = crate::config::RedisPlace::Server("127.0.0.1".to_owned(), 6379);
-        let address =
-            crate::config::RedisAddress { place, tls: false, database: 0, username: None, password: None };
+        let address = crate::config::RedisAddress { place, tls: false, database: 0, username: None, password: None };
         EmitRedis { address, tls: Default::default(), adapter, key: "socket.io".to_owned(), streams }
     }
 

@@ -3,6 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub const BROADCAST: &str = "/api/v1/broadcast";
+pub const EMIT: &str = "/api/v1/emit";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const FLEET: &str = "/api/v1/fleet";
@@ -29,8 +30,9 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 25] = [
+pub const PATHS: [(&str, &[&str]); 26] = [
     (BROADCAST, &["post"]),
+    (EMIT, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (FLEET, &["get"]),

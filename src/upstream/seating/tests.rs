@@ -99,10 +99,8 @@ fn one_placement_per_second_reads_all_workers() {
 #[test]
 fn without_a_slow_start_an_empty_worker_catches_up_at_once() {
     let newcomers = |slow_start: u64| {
-        let with_slow_start = config::Upstream {
-            slow_start: std::time::Duration::from_secs(slow_start),
-            ..upstream(4, None).config
-        };
+        let with_slow_start =
+            config::Upstream { slow_start: std::time::Duration::from_secs(slow_start), ..upstream(4, None).config };
         let upstream = Upstream::build(&with_slow_start, b"0123456789abcdef", &Metrics::new(), None);
         let (last, others) = upstream.members.split_last().unwrap();
         let _others: Vec<_> = others.iter().flat_map(|other| (0..50).map(|_| other.worker.session())).collect();
