@@ -19,7 +19,7 @@ use super::sockets::close::{read_order, wrong};
 use super::sockets::gather;
 use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, LONGEST, event};
-use crate::bus::{BusEmit, EmitMessage};
+use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use crate::clock;
 use crate::config::{EmitRedis, EmitWay};
 use crate::metrics::EmitVia;
@@ -173,14 +173,7 @@ async fn over_bus(
         let why = format!("no worker of `{name}` is linked to the bus: nothing was sent");
         Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
     };
-    let Some(orders) = api.shared.bus.emits().filter(|_| api.shared.bus.linked(&name) > 0) else { return unlinked() };
-    let (done, emitted) = oneshot::channel();
-    if orders.send(BusEmit { upstream: name.clone(), path, message, ack, done }).await.is_err() {
-        return unlinked();
-    }
-    let Ok(emitted) = emitted.await else {
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"));
-    };
+    let Some(emitted) = ask_bus(api, &name, path, EmitMatter::Event(message, ack)).await else { return unlinked() };
     Ok(EmitAnswer {
         acks: ack.is_some().then_some(emitted.answers),
         published: true,
@@ -190,6 +183,15 @@ async fn over_bus(
         workers: Some(emitted.workers),
         ..EmitAnswer::default()
     })
+}
+
+/// Hands a matter to the workers of an upstream that are linked to the bus, and waits for their answers; `None` if no
+/// worker is linked, or stickyd stops.
+pub(crate) async fn ask_bus(api: &Api, upstream: &str, path: Option<String>, matter: EmitMatter) -> Option<BusEmitted> {
+    let orders = api.shared.bus.emits().filter(|_| api.shared.bus.linked(upstream) > 0)?;
+    let (done, emitted) = oneshot::channel();
+    orders.send(BusEmit { upstream: upstream.to_owned(), path, matter, done }).await.ok()?;
+    emitted.await.ok()
 }
 
 async fn as_frames(

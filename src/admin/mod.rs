@@ -37,7 +37,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -271,6 +271,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),
         paths::SOCKET => get(sockets::one),
         paths::SOCKET_CLOSE => post(sockets::close::one),
+        paths::SOCKET_LABELS => put(sockets::labels::set),
         paths::SPAWN => get(spawn::show),
         paths::SPAWN_WISH => post(spawn::wish),
         paths::STATS => get(stats::show),

@@ -56,10 +56,47 @@ pub(crate) struct BusEmit {
     pub(crate) upstream: String,
     /// Path of the Socket.IO servers; `None`: the usual one, or all if none has it.
     pub(crate) path: Option<String>,
-    pub(crate) message: EmitMessage,
-    /// Time in which clients are to answer; `None`: they are not asked.
-    pub(crate) ack: Option<Duration>,
+    pub(crate) matter: EmitMatter,
     pub(crate) done: oneshot::Sender<BusEmitted>,
+}
+
+/// What members are to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum EmitMatter {
+    /// Hand an event to their clients; with a time, the clients are to answer in it.
+    Event(EmitMessage, Option<Duration>),
+    /// Answer with the Engine.IO session of the socket with this id in this namespace.
+    Session { namespace: String, id: String },
+}
+
+impl EmitMatter {
+    /// Whether members tell more than a number.
+    fn has_answers(&self) -> bool {
+        !matches!(self, Self::Event(_, None))
+    }
+
+    /// Time in which members are to answer.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Event(_, Some(time)) => *time + ACK_MARGIN,
+            Self::Event(_, None) | Self::Session { .. } => COUNT_TIME,
+        }
+    }
+
+    /// The header of the message, as members read it.
+    fn header(&self, number: u64) -> Value {
+        match self {
+            Self::Session { namespace, id } => json!({ "k": "session", "n": namespace, "q": number, "id": id }),
+            Self::Event(message, ack) => {
+                let EmitMessage { namespace, rooms, except, .. } = message;
+                let time = ack.and_then(|time| u64::try_from(time.as_millis()).ok());
+                let flags = time.map_or_else(|| json!({}), |ms| json!({ "timeout": ms }));
+                let kind = if ack.is_some() { "ack" } else { "emit" };
+                let o = json!({ "r": rooms, "x": except, "f": flags });
+                json!({ "k": kind, "n": namespace, "o": o, "q": number, "d": message.data() })
+            }
+        }
+    }
 }
 
 /// What became of a message.
@@ -140,8 +177,7 @@ async fn run(hub: &Rc<Hub>, order: &BusEmit) -> BusEmitted {
     for (key, group) in groups {
         all.push(begin(hub, order, &key, &group));
     }
-    let patience = order.ack.map_or(COUNT_TIME, |time| time + ACK_MARGIN);
-    let end = tokio::time::Instant::now() + patience;
+    let end = tokio::time::Instant::now() + order.matter.patience();
     let mut result = BusEmitted::default();
     for (number, done) in all {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
@@ -170,7 +206,7 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
         answer_bytes: 0,
         waiting,
         counted: HashSet::new(),
-        with_ack: order.ack.is_some(),
+        with_ack: order.matter.has_answers(),
         done: done.clone(),
     };
     emits.all.borrow_mut().insert(number, under_way);
@@ -180,7 +216,7 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
         after: hub.position.get(),
         audience: None,
         broadcast: false,
-        payload: payload(number, &order.message, order.ack),
+        payload: payload(&order.matter.header(number).to_string()),
     };
     let position = hub.next_position();
     let published = group.borrow_mut().publish(Instant::now(), origin, position, &publish, &Rc::new(()));
@@ -190,14 +226,7 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
 }
 
 /// The message as members read it: one part, its header in JSON.
-fn payload(number: u64, message: &EmitMessage, ack: Option<Duration>) -> Bytes {
-    let EmitMessage { namespace, rooms, except, .. } = message;
-    let flags = ack.map_or_else(|| json!({}), |time| json!({ "timeout": u64::try_from(time.as_millis()).ok() }));
-    let kind = if ack.is_some() { "ack" } else { "emit" };
-    let header = json!({
-        "k": kind, "n": namespace, "o": { "r": rooms, "x": except, "f": flags }, "q": number, "d": message.data(),
-    });
-    let header = header.to_string();
+fn payload(header: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(5 + header.len());
     out.put_u32(u32::try_from(header.len()).unwrap_or(u32::MAX));
     out.put_u8(0);
@@ -288,11 +317,7 @@ mod tests {
     use super::*;
 
     fn answer(text: &str) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u32(u32::try_from(text.len()).unwrap());
-        out.put_u8(0);
-        out.put_slice(text.as_bytes());
-        out.freeze()
+        payload(text)
     }
 
     fn under_way(members: &[u64], with_ack: bool) -> EmitsUnderWay {

@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::tell;
 use emit::EmitsUnderWay;
-pub(crate) use emit::{BusEmit, BusEmitted, EmitMessage};
+pub(crate) use emit::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use far::{FarHubs, FarQueue, HubId};
 use group::{GroupKey, Groups, Published};
 pub(crate) use members::{BusMember, BusMembers};

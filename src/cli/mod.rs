@@ -17,6 +17,7 @@ mod explain;
 mod fleet;
 mod follow;
 mod import;
+mod label;
 mod log;
 mod logs;
 mod man;
@@ -56,6 +57,7 @@ pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use fleet::FleetCommand;
 pub(crate) use import::ImportCommand;
+pub(crate) use label::LabelCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
@@ -147,6 +149,12 @@ pub enum Command {
     ///
     /// Example: stickyd emit order '{"id": 5}' --room user:7
     Emit(EmitCommand),
+    /// Set labels on a socket that no client can choose, such as the user's number, or remove them
+    ///
+    /// The application does the same over the API, once it knows who its client is.
+    ///
+    /// Example: stickyd label lYlUnAGv2BTTrsSgAAAA user=7
+    Label(LabelCommand),
     /// Close sockets by id, or all that match a filter, at once or spread over a period
     ///
     /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.

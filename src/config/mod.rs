@@ -180,7 +180,7 @@ pub struct Upstream {
     /// environment of workers changes when they start.
     pub bus: bool,
     /// The way of messages from the backend; `None`: over the bus where it is on.
-    pub emit: Option<emit::EmitWay>,
+    pub emit: Option<EmitWay>,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` attribute of the affinity cookie.

@@ -109,6 +109,15 @@ pub struct BroadcastAnswer {
     pub took_ms: Option<u64>,
 }
 
+/// Answer to `PUT /api/v1/sockets/by-sid/{sid}`: the socket and all its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelledSocket {
+    pub id: String,
+    pub labels: BTreeMap<String, String>,
+    pub transport: String,
+    pub upstream: String,
+}
+
 /// Answer to `POST /api/v1/emit`. Fields that the way of the upstream cannot know are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct EmitAnswer {

@@ -225,6 +225,7 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
       case 'disconnect': return super.disconnectSockets(opts, header.close);
       case 'fetch': return this.answerInParts(origin, header, this.matching(opts).map(describe), tell);
       case 'ids': return this.answerInParts(origin, header, this.matching(opts).map((socket) => socket.id), tell);
+      case 'session': return this.tellSession(header, tell);
       case 'side': return this.deliverSide(header, this.decode(parts), tell);
     }
   }
@@ -251,6 +252,13 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     // Clients that never answer must not keep the callback for ever.
     const forget = () => this.nsp.sockets.forEach((socket) => socket.acks?.delete(packet.id));
     setTimeout(() => quietly(forget), (opts.flags?.timeout ?? PATIENCE) + 1000).unref();
+  }
+
+  /** The Engine.IO session of a socket, which the hub asks for. */
+  tellSession({ q, id }, tell) {
+    const sid = this.nsp.sockets.get(id)?.conn?.id;
+    tell({ q, c: sid ? 1 : 0 });
+    if (sid) tell({ q, a: sid });
   }
 
   deliverSide({ q }, data, tell) {
