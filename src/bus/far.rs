@@ -27,7 +27,7 @@ const LONGEST: usize = 1024 * 1024;
 const WAITING: usize = 8 * 1024 * 1024;
 /// Pairs of hub and group that are remembered.
 const MOST_PAIRS: usize = 16 * 1024;
-/// Senders of other machines that are no members and are remembered.
+/// Maximum number of senders of other machines that are remembered without being members.
 const MOST_EMITTERS: usize = 1_024;
 /// Members that one announcement may name.
 const MOST_MEMBERS: usize = 4_096;
@@ -117,7 +117,8 @@ pub(crate) struct FarHubs {
     way: Option<Rc<FarQueue>>,
     known: RefCell<HashMap<(HubId, GroupKey), FarMembers>>,
     linked: Cell<bool>,
-    /// Senders of the backend's messages on other machines, oldest first: they are no members, but get answers.
+    /// Senders of the backend's messages on other machines, oldest first: they get answers without
+    /// being members.
     emitters: RefCell<VecDeque<(MemberId, HubId)>>,
 }
 
@@ -213,7 +214,7 @@ impl FarHubs {
         }
     }
 
-    /// Remembers the hub of a sender that is no member.
+    /// Remembers the hub of a sender that is not a member.
     fn note_emitter(&self, emitter: MemberId, from: HubId) {
         let mut emitters = self.emitters.borrow_mut();
         if !emitters.contains(&(emitter, from)) {

@@ -39,7 +39,7 @@ pub(crate) struct BusGroup {
     recent: VecDeque<RecentMessage>,
     recent_bytes: usize,
     duplicates: Duplicates,
-    /// Sender of the backend's messages, which is no member.
+    /// Sender of the backend's messages, which is not a member.
     emitter: GroupEmitter,
     pub(crate) recovery: Recovery,
 }

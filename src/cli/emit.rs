@@ -14,7 +14,7 @@ pub struct EmitCommand {
     #[arg(value_name = "EVENT")]
     pub event: String,
     /// Arguments of the event, as JSON; anything else is sent as a string
-    #[arg(value_name = "JSON", allow_hyphen_values = true)]
+    #[arg(value_name = "JSON", allow_negative_numbers = true)]
     pub args: Vec<String>,
     /// Room that the clients are in, with emit = { via = "frames" } a label with its value such as user:7; may be given
     /// several times [default: all clients of the namespace]

@@ -38,10 +38,10 @@ pub struct EmitRedis {
 /// Adapters of Socket.IO that use Redis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum EmitAdapter {
-    /// `createAdapter` of `@socket.io/redis-adapter`.
+    /// The one that `createAdapter` of `@socket.io/redis-adapter` makes.
     #[default]
     Classic,
-    /// `createShardedAdapter` of `@socket.io/redis-adapter`.
+    /// The one that `createShardedAdapter` of `@socket.io/redis-adapter` makes.
     Sharded,
     /// The adapter of `@socket.io/redis-streams-adapter`.
     Streams,

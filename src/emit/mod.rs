@@ -2,7 +2,7 @@
 //!
 //! The Redis is the one that the application's adapter uses, with an address and a user of its own; nothing of a fleet
 //! is there. A message is published once and never again: if its connection breaks meanwhile, its fate is unknown, and
-//! the caller is told. Left out: the other ways (`crate::bus`, frames in `crate::admin`), and who may publish.
+//! the caller is told. Left out: the other ways (`crate::bus`, frames in `crate::admin`), and the rights to publish.
 
 mod msgpack;
 

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-/// Encodes a value.
+/// Encodes a value with all that it contains.
 pub(super) fn encode(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     write(&mut out, value);

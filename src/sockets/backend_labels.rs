@@ -1,7 +1,7 @@
 //! Labels that the application's backend sets on a socket: no client can choose or change them.
 //!
 //! They stand beside the labels that are read from requests, and take their place where both have the same name. They
-//! stay with the socket from polling to WebSocket and end with it. Left out: who may set them (`admin::sockets`).
+//! stay with the socket from polling to WebSocket and end with it. Left out: the right to set them (`admin::sockets`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

@@ -35,7 +35,8 @@ impl SocketRow {
         socket_id::parts(&self.texts).sid
     }
 
-    /// Labels that the request had, with the names of their rules, and those of the backend; `socket` must be the socket that was copied.
+    /// Labels that the request had, with the names of their rules, and those of the backend. `socket`
+    /// must be the socket that was copied.
     pub fn labels<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = (&'a str, &'a str)> {
         let names = socket.labels().iter().map(|rule| rule.name.as_str());
         let read = names.zip(socket_id::labels(&self.texts));

@@ -162,7 +162,11 @@ async fn the_bus_counts_and_collects_answers() {
     let (said, is_fine) = fleet.command(&["emit", "question", "\"x\"", "--room", "red", "--ack"]);
     assert!(is_fine && said.contains("6 sockets") && said.contains("6 clients answered"), "{said}");
     got(&mut clients, "nobody", 0, 0).await;
-    assert_eq!(fleet.workers[0].ask("/side?text=x").as_array().map(Vec::len), Some(2), "the sender is no server");
+    assert_eq!(
+        fleet.workers[0].ask("/side?text=x").as_array().map(Vec::len),
+        Some(2),
+        "the sender is not counted as a server"
+    );
 }
 
 /// The parser of an application is its own affair: the hub sends it data, not packets.
