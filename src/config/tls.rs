@@ -156,6 +156,14 @@ fn certificates(context: &Context<'_>, item: ConfigItem<'_>, auth: &ClientAuth) 
 
 /// Reads `certificate`, `key` and `hosts`, in `tls` itself or in an entry of `certificates`.
 fn pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> Option<ReadCertificate> {
+    let read = read_pair(context, section, auth);
+    if read.is_none() {
+        context.report.certificate_failed();
+    }
+    read
+}
+
+fn read_pair(context: &Context<'_>, section: &mut Section<'_>, auth: &ClientAuth) -> Option<ReadCertificate> {
     let certificate = section.required("certificate", "a path", "\"fullchain.pem\"");
     let key = section.required("key", "a path", "\"privkey.pem\"");
     let hosts = section.take("hosts").map(|item| hosts(context, item));

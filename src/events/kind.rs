@@ -80,7 +80,7 @@ kinds! {
     DnsChanged = "dns_changed",
     /// A certificate was read anew.
     CertificateRenewed = "certificate_renewed",
-    /// A certificate could not be renewed.
+    /// A changed certificate or key could not be used; those in use stay.
     CertificateFailed = "certificate_failed",
     /// A certificate expires soon.
     CertificateExpiring = "certificate_expiring",

@@ -179,7 +179,17 @@ impl Reloader {
                 done.warnings.splice(0..0, warnings.iter().map(config::Diagnostic::one_line));
                 done
             }),
-            Err(errors) => Err(errors.to_string()),
+            Err(errors) => {
+                if errors.is_about_certificates() {
+                    tell!(
+                        self.shared.events,
+                        CertificateFailed,
+                        error,
+                        "a certificate or key cannot be used; those in use stay, and may expire"
+                    );
+                }
+                Err(errors.to_string())
+            }
         };
         self.follow(trail);
         outcome

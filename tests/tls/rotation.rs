@@ -78,6 +78,8 @@ fn half_a_pair_keeps_the_old_one_and_is_reported() {
     wait_for("the log names the mismatch", || binary.log().contains("site.key is not the key of"));
     assert_eq!(files.client().connect(binary.address, "a.example").certificate, first);
     assert!(files.client().is_served(binary.address, "a.example"));
+    let told = Raw::connect_unix(&binary.admin()).get("/api/v1/events?kind=certificate_failed");
+    assert!(told.text().contains("a certificate or key cannot be used"), "{}", told.text());
     // The other half of the pair follows.
     std::fs::copy(files.directory.join("other.key"), files.directory.join("site.key")).unwrap();
     wait_for("the new pair is served", || files.client().connect(binary.address, "a.example").certificate == other);
