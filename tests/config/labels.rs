@@ -52,3 +52,11 @@ fn secrets_cannot_be_labels() {
         assert!(errors(&format!("labels = {{ a = \"cookie:{cookie}\" }}")).contains("the affinity cookie"), "{cookie}");
     }
 }
+
+/// Limits act when a socket opens, before the application can say whose it is.
+#[test]
+fn labels_of_the_backend_cannot_limit_users() {
+    let route = "[[route]]\nupstream = \"app\"\nusers = { by = \"user\", sockets = 1 }";
+    let said = errors(&format!("labels = {{ user = \"backend\" }}\n{route}"));
+    assert!(said.contains("`users` is by the label `user`, which the application sets only later"), "{said}");
+}
