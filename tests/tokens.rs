@@ -1,9 +1,12 @@
 //! Tokens and users (`[route.jwt]`, `users`, `refuse`): with real Socket.IO clients, and byte by byte.
 
+mod browser;
+mod bypasses;
 mod fields;
 mod keys;
 mod packets;
 mod refused;
+mod session_ids;
 mod users;
 
 use crate::support::cluster::upstream;

@@ -28,17 +28,12 @@ use crate::state::ReplayRoom;
 use crate::state::admissions;
 use crate::state::told::ToldReason;
 use crate::telemetry::say_full;
-use crate::websocket::gate::Keeper;
 
 /// Maximum size of a POST where the upstream sets no `max_body`: what Engine.IO itself accepts (`maxHttpBufferSize`).
 const MAX_POST: u64 = 1_000_000;
 
 /// Time limit for a POST to be complete, because it takes room that all requests share.
 const POST_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long an upgrade waits for the CONNECT packet that its client posts at the same time. Clients that send it only
-/// over the WebSocket (python-socketio) wait this long.
-const JUDGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Returns the client of a session; a session that is not remembered was found at a worker.
 pub(super) fn person(job: &Job, key: Key) -> Arc<Person> {
@@ -60,12 +55,9 @@ pub(super) async fn judge(
     request: Request<Outgoing>,
 ) -> Result<Request<Outgoing>, Response<Reply>> {
     let person = person(job, key);
-    if job.ask.upgrade.is_some() && !person.is_found() {
-        // A client that moves to a WebSocket listens to neither transport for a moment, and would miss a refusal.
-        let _ = tokio::time::timeout(JUDGED_WITHIN, person.judged()).await;
-        if person.refusal().is_some() {
-            return Err(respond::refused(job));
-        }
+    if job.ask.upgrade.is_some() && person.is_refused() {
+        // The client still polls, and is told by the answer to a poll.
+        return Err(respond::refused(job));
     }
     if request.body().is_end_stream() && matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
         return Ok(request);
@@ -74,19 +66,21 @@ pub(super) async fn judge(
     let Some(guard) = &watch.jwt else { return Ok(request) };
     let (parts, body) = request.into_parts();
     let body = read(job, body).await.map_err(respond::problem)?;
-    let mut judge = PacketJudge { guard, person: &person, now: live_keys::now(), admitted: false };
+    let mut judge = PacketJudge::new(guard, &person, live_keys::now());
     let is_coded = parts.headers.contains_key(header::CONTENT_ENCODING);
-    let judged = match is_coded {
+    // What does not pass, the judge notes: each namespace is told about.
+    match is_coded {
         // Some servers decode bodies.
-        true => judge.judge(PacketKind::Unreadable, &[]),
-        false => engine_io::packets(&body).try_for_each(|packet| judge.judge(packet_kind(packet, true), packet)),
-    };
-    if judge.admitted {
+        true => _ = judge.pass(PacketKind::Unreadable, &[]),
+        false => engine_io::packets(&body).for_each(|packet| _ = judge.pass(packet_kind(packet, true), packet)),
+    }
+    let PacketJudge { admitted, refused, .. } = judge;
+    if admitted {
         job.settle(key);
     }
-    match judged {
-        Ok(()) => Ok(Request::from_parts(parts, Outgoing::held(body))),
-        Err(refusal) => Err(refuse(job, key, &person, guard.refuse(), refusal, &parts)),
+    match refused.first() {
+        None => Ok(Request::from_parts(parts, Outgoing::held(body))),
+        Some(first) => Err(refuse(job, key, &person, guard.refuse(), first.why, &refused, &parts)),
     }
 }
 
@@ -118,19 +112,21 @@ async fn read(job: &mut Job, mut body: Outgoing) -> Result<Bytes, Problem> {
     Ok(held.into())
 }
 
-/// Refuses a packet: the session ends, and its client is told why.
+/// Refuses a body: the session ends, and its client is told why. `first` is why its first packet does not pass that
+/// must not, `refused` are all refusals.
 fn refuse(
     job: &Job,
     key: Key,
     person: &Person,
     refuse: Refuse,
-    refusal: PacketRefusal,
+    first: Refused,
+    refused: &[PacketRefusal],
     parts: &hyper::http::request::Parts,
 ) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
-    let turned = GuardRefusal::of_token(refusal.why, refuse);
+    let turned = GuardRefusal::of_token(first, refuse);
     job.upstream.series().turned(turned.label());
-    let fault = match refusal.why {
+    let fault = match first {
         Refused::NoKeys(_) => return respond::turned_away(turned, false, parts.uri.query(), &parts.headers),
         Refused::Fault(fault) => fault,
     };
@@ -139,19 +135,27 @@ fn refuse(
         shared.sessions.forget(key, EndReason::Guard);
         return respond::refused(job);
     }
-    let (reason, namespace) = (ToldReason::Token(fault), refusal.namespace);
-    let is_told = refuse == Refuse::Told && shared.admissions.told.say(key, reason, namespace.clone(), clock::now_ms());
-    if is_told {
-        person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace });
+    let mut is_told = refuse == Refuse::Told;
+    for PacketRefusal { why, namespace } in refused {
+        if !is_told {
+            break;
+        }
+        let Refused::Fault(fault) = why else { continue };
+        let (reason, namespace) = (ToldReason::Token(*fault), namespace.clone().unwrap_or_default());
+        let client = job.client.key();
+        is_told &= shared.admissions.told.say(key, client, reason, namespace.clone(), clock::now_ms());
+        if is_told {
+            person.refuse(PersonRefusal { message: reason.message(), code: reason.code(), namespace });
+        }
     }
     let socket = shared.sessions.socket(key);
     // A client that is just moving to a WebSocket hears nothing there until it has moved; its gate then tells it.
     if let Some(socket) = socket.filter(|socket| !is_told || socket.transport() != Transport::Polling) {
-        admissions::close(shared, &socket, 1008, reason.code());
+        admissions::close(shared, &socket, 1008, fault.code());
     }
     shared.sessions.end_by_guard(key);
     match is_told {
-        true => told_refusals::post_taken(reason, job.ask.origin.as_ref()),
+        true => told_refusals::post_taken(ToldReason::Token(fault), job.ask.origin.as_ref()),
         false => {
             respond::turned_away(GuardRefusal::Token(fault, Refuse::Http), false, parts.uri.query(), &parts.headers)
         }

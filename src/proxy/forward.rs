@@ -171,6 +171,9 @@ pub(crate) async fn deliver(
         // hyper does not poll a body that has already ended, so the connection is given back here.
         poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
     }
+    if status != StatusCode::OK && !status.is_client_error() && !status.is_server_error() && learn::awaits_token(job) {
+        return respond::problem(learn::no_session(job));
+    }
     if learn::looks(job, &parts) {
         let ahead = Ahead::new(&mut answer, &mut held, ended);
         if let Err(problem) = Box::pin(learn::read(job, &mut choice, &parts, ahead)).await {

@@ -25,7 +25,8 @@ use crate::affinity::{self, Choice};
 use crate::config::pattern::PatternMatch;
 use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::{self, Handshake, OpenPacket};
-use crate::metrics::SourceLabel;
+use crate::jwt::TokenFault;
+use crate::metrics::{GuardLabel, SourceLabel};
 use crate::rules::answer::{self, RefusalMatch};
 use crate::rules::proof;
 use crate::rules::{LiveRule, extract};
@@ -172,8 +173,26 @@ async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ah
         job.upstream.series().learned.inc();
     } else {
         job.upstream.series().unlearned.inc();
+        if awaits_token(job) {
+            return Err(no_session(job));
+        }
     }
     Ok(())
+}
+
+/// Whether nothing but a session may be the answer to a handshake: its client's token is still to come, in a CONNECT
+/// packet, and any other answer needs a token, which a client could avoid by the query of a handshake.
+pub(crate) fn awaits_token(job: &Job) -> bool {
+    let is_for_all =
+        || job.watch.as_ref().and_then(|watch| watch.jwt.as_ref()).is_some_and(|jwt| jwt.config.is_for_all);
+    let person = job.passed.as_ref().and_then(|passed| passed.person.as_ref());
+    person.is_some_and(|person| !person.is_admitted()) && is_for_all()
+}
+
+/// The refusal of such an answer.
+pub(crate) fn no_session(job: &Job) -> Problem {
+    job.upstream.series().turned(GuardLabel::of_fault(TokenFault::Missing));
+    Problem::TokenMissing
 }
 
 /// Whether a response with this status may contain the id.
@@ -285,7 +304,10 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
     live.series.learned.inc();
     if let Some(person) = job.person() {
-        shared.admissions.remember(shared, key, job.client, person);
+        match job.ask.kind {
+            RequestKind::Handshake => shared.admissions.begin(shared, key, job.client, person),
+            _ => shared.admissions.remember(shared, key, job.client, person),
+        }
     }
     // The response to an Engine.IO handshake ends at once, so it need not keep the pin open.
     if live.rule.protocol == Protocol::SocketIo {
@@ -312,6 +334,10 @@ pub(crate) fn made(job: &Job, choice: &mut Choice, parts: &Parts) {
         let shared = &job.conn.thread.shared;
         let worker = choice.worker.clone();
         shared.sessions.pin(key, job.client, job.session(&worker, seat, &[]), Ttl::Configured(live.rule.ttl));
+        if let Some(person) = job.passed.as_ref().and_then(|passed| passed.person.clone()) {
+            // Its request had a good token: the next ones of the session need none.
+            shared.admissions.begin(shared, key, job.client, person);
+        }
         live.series.learned.inc();
         choice.hold = shared.sessions.hold(key);
     }

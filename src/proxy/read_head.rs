@@ -125,13 +125,16 @@ fn check_guards<B: Body>(
 ) -> Result<Option<Box<Passed>>, Rejection> {
     let key = conn.thread.shared.sessions.keys.address(client.key());
     let own = told::authority(conn, request.headers(), host);
-    let asked = guard::GuardedRequest { ask, client, own, key, now_ms: clock::now_ms() };
-    let readable = || guard::lets_read(found, request, &asked);
-    if let Some(session) = ToldSession::of(conn, found.upstream, request, ask, readable) {
-        return Err(Rejection::ToldSession { session, client });
+    let person = |key| conn.thread.shared.admissions.person(key);
+    let asked = guard::GuardedRequest { ask, client, own, key, now_ms: clock::now_ms(), person: &person };
+    if let Some(session) = ToldSession::of(conn, found.upstream, request, ask, client) {
+        return Err(match guard::check_told(found, request, &asked) {
+            Ok(readable) => Rejection::ToldSession { session: session.readable(readable), client },
+            Err(reason) => Rejection::ByGuard { reason, is_upgrade: false, client },
+        });
     }
     guard::check(found, request, &asked).map_err(|reason| {
-        match ToldHandshake::of(conn, found.upstream, request, ask, reason) {
+        match ToldHandshake::of(conn, found.upstream, request, ask, client, reason) {
             Some(handshake) => Rejection::Told { handshake, client },
             None => Rejection::ByGuard { reason, is_upgrade: ask.upgrade.is_some(), client },
         }

@@ -55,6 +55,8 @@ pub enum Problem {
     HeadTooLarge,
     /// The request method is not supported.
     NotImplemented,
+    /// The answer needs a token, and the request had none.
+    TokenMissing,
     /// The request's host has other client certificate settings than the host this connection was opened for.
     Misdirected,
 }
@@ -124,6 +126,7 @@ impl PlainAnswer {
                 Self::new(S::MISDIRECTED_REQUEST, "this connection was made for another host").closing()
             }
             Problem::Expectation => Self::new(S::EXPECTATION_FAILED, "this expectation is not supported").closing(),
+            Problem::TokenMissing => Self::new(S::UNAUTHORIZED, TokenFault::Missing.code()),
             Problem::NotImplemented => Self::new(S::NOT_IMPLEMENTED, "this method is not supported").closing(),
         }
     }

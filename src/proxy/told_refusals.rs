@@ -21,9 +21,11 @@ use super::Job;
 use super::respond;
 use super::response_body::{ClientBody, Reply};
 use crate::affinity::ask::{RequestFacts, RequestKind};
+use crate::client::Client;
 use crate::clock;
 use crate::config::guards::Refuse;
 use crate::engine_io::{self, PollFormat, RequestTransport};
+use crate::jwt::TokenFault;
 use crate::keys::Key;
 use crate::listener::conn::Conn;
 use crate::metrics::GuardLabel;
@@ -33,6 +35,7 @@ use crate::state::told::{self, ToldReason};
 use crate::tunnel::Opening;
 use crate::tunnel::told::RefusalPlan;
 use crate::upstream::Upstream;
+use crate::upstream::eject::ClientKey;
 use crate::websocket::upgrade::Accept;
 
 /// How long a poll waits for the CONNECT packet of its session. In protocol 3, clients send none for `/`.
@@ -52,12 +55,14 @@ pub(super) struct ToldHandshake {
     upstream: Arc<Upstream>,
     format: PollFormat,
     upgrade: Option<Accept>,
+    client: ClientKey,
 }
 
 /// A request of a session that stickyd has refused.
 pub(super) struct ToldSession {
     reason: ToldReason,
     key: Key,
+    client: ClientKey,
     format: PollFormat,
     /// Whether the page that sends it may read the answer.
     readable: bool,
@@ -70,6 +75,7 @@ impl ToldHandshake {
         upstream: &Arc<Upstream>,
         request: &Request<B>,
         ask: &RequestFacts,
+        client: Client,
         refusal: GuardRefusal,
     ) -> Option<Box<Self>> {
         let reason = match refusal {
@@ -85,10 +91,11 @@ impl ToldHandshake {
             RequestTransport::WebSocket => ask.upgrade.is_some() && engine.format != PollFormat::Other,
             RequestTransport::Other => false,
         };
-        if !fits || is_preflight || request.method() != Method::GET || !conn.thread.shared.admissions.told.has_room() {
+        let (client, told) = (client.key(), &conn.thread.shared.admissions.told);
+        if !fits || is_preflight || request.method() != Method::GET || !told.has_room(&client) {
             return None;
         }
-        Some(Box::new(Self { reason, upstream: upstream.clone(), format: engine.format, upgrade: ask.upgrade }))
+        Some(Box::new(Self { reason, upstream: upstream.clone(), format: engine.format, upgrade: ask.upgrade, client }))
     }
 
     /// Answers the handshake with an open packet.
@@ -106,7 +113,7 @@ impl ToldHandshake {
     }
 
     fn answer_upgrade<B>(&self, conn: &Rc<Conn>, request: &Request<B>, accept: Accept, sid: String) -> Response<Reply> {
-        let Some(place) = conn.thread.shared.admissions.told.try_place() else {
+        let Some(place) = conn.thread.shared.admissions.told.try_place(self.client) else {
             return respond::problem(respond::Problem::Full("too many clients are being refused"));
         };
         let plan = RefusalPlan { reason: self.reason, sid, is_v3: self.format == PollFormat::Counted, place };
@@ -141,7 +148,7 @@ impl ToldSession {
         upstream: &Upstream,
         request: &Request<B>,
         ask: &RequestFacts,
-        is_readable: impl FnOnce() -> bool,
+        client: Client,
     ) -> Option<Box<Self>> {
         let engine = ask.engine.filter(|engine| engine.has_sid() && ask.upgrade.is_none())?;
         let sid = ask.engine_sid(request.uri().query());
@@ -149,8 +156,14 @@ impl ToldSession {
         let name = &upstream.config.name;
         let reason = told::open(&shared.secret, name, &sid, live_keys::now().unix_s)?;
         let key = shared.sessions.keys.key(name, &sid);
-        let readable = reason != ToldReason::Origin && is_readable();
-        Some(Box::new(Self { reason, key, format: engine.format, readable }))
+        let readable = reason != ToldReason::Origin;
+        Some(Box::new(Self { reason, key, client: client.key(), format: engine.format, readable }))
+    }
+
+    /// Hides the answers from the page that asks, unless it may read them.
+    pub(super) fn readable(mut self: Box<Self>, readable: bool) -> Box<Self> {
+        self.readable &= readable;
+        self
     }
 
     /// Answers a request of the session: notes what a POST says, and tells a poll the refusal.
@@ -173,7 +186,7 @@ impl ToldSession {
         let body = read.to_bytes();
         let packets = engine_io::posted_packets(self.format, &body);
         for namespace in packets.into_iter().filter_map(engine_io::connected_namespace) {
-            if !told.say(self.key, self.reason, namespace, clock::now_ms()) {
+            if !told.say(self.key, self.client, self.reason, namespace, clock::now_ms()) {
                 return respond::problem(respond::Problem::Full("too many clients are being refused"));
             }
         }
@@ -185,7 +198,7 @@ impl ToldSession {
     async fn tell(&self, conn: &Conn, origin: Option<&HeaderValue>) -> Response<Reply> {
         let told = &conn.thread.shared.admissions.told;
         let full = || respond::problem(respond::Problem::Full("too many clients are being refused"));
-        let Some(_place) = told.try_place() else { return full() };
+        let Some(_place) = told.try_place(self.client) else { return full() };
         let is_v3 = self.format == PollFormat::Counted;
         let answered = told.was_answered(self.key).is_some_and(|(_, answered)| answered);
         let until = Instant::now()
@@ -194,13 +207,13 @@ impl ToldSession {
                 false if is_v3 => V3_CONNECTS_WITHIN,
                 false => CONNECTS_WITHIN,
             };
-        let namespaces = loop {
-            let Some(news) = told.news(self.key, clock::now_ms()) else { return full() };
+        let named = loop {
+            let Some(news) = told.news(self.key, self.client, clock::now_ms()) else { return full() };
             // Registered before the look, so that nothing said in between is missed.
             let mut said = std::pin::pin!(news.notified());
             said.as_mut().enable();
-            if let Some((_, namespaces)) = told.take(self.key) {
-                break namespaces;
+            if let Some(named) = told.take(self.key) {
+                break named;
             }
             if tokio::time::timeout_at(until, said).await.is_ok() {
                 continue;
@@ -208,20 +221,22 @@ impl ToldSession {
             if answered {
                 return poll_answer(self.reason, self.format.close().unwrap_or_default().to_owned(), origin);
             }
-            if !told.say(self.key, self.reason, String::new(), clock::now_ms()) {
+            if !told.say(self.key, self.client, self.reason, String::new(), clock::now_ms()) {
                 return full();
             }
         };
-        refusal(self.reason, self.format, &namespaces, origin)
+        refusal(self.format, &named, origin)
     }
 }
 
-/// The answer to a request of a session that was refused by one of its packets, and has ended; `None` if it was not.
+/// The answer to a request of a session that was refused by one of its packets, and has ended; `None` if it was not. An
+/// upgrade is told nothing: its client has not moved to the WebSocket yet, and still listens to its polls.
 pub(super) async fn of_ended(job: &Job, key: Key, method: &Method) -> Option<Response<Reply>> {
     let told = &job.conn.thread.shared.admissions.told;
     let (reason, _) = told.was_answered(key)?;
-    let engine = job.ask.engine?;
-    let session = ToldSession { reason, key, format: engine.format, readable: true };
+    let engine = job.ask.engine.filter(|_| job.ask.upgrade.is_none())?;
+    let client = job.client.key();
+    let session = ToldSession { reason, key, client, format: engine.format, readable: true };
     match *method {
         Method::GET => Some(session.tell(&job.conn, job.ask.origin.as_ref()).await),
         Method::POST => Some(post_taken(reason, job.ask.origin.as_ref())),
@@ -229,20 +244,20 @@ pub(super) async fn of_ended(job: &Job, key: Key, method: &Method) -> Option<Res
     }
 }
 
-/// The answer to a poll that tells a session why it is refused. The client then leaves by itself, or names another
-/// namespace.
+/// The answer to a poll that tells a session why it is refused, for each namespace that it has `named`. The client then
+/// leaves by itself, or names another namespace.
 pub(super) fn refusal(
-    reason: ToldReason,
     format: PollFormat,
-    namespaces: &[String],
+    named: &[(ToldReason, String)],
     origin: Option<&HeaderValue>,
 ) -> Response<Reply> {
     let is_v3 = format == PollFormat::Counted;
-    let of = |name: &String| engine_io::refusal_packets(is_v3, name, reason.message(), reason.code());
-    let mut packets: Vec<_> = namespaces.iter().flat_map(of).collect();
-    if is_v3 && namespaces.iter().all(|name| !name.is_empty()) {
+    let of = |reason: ToldReason, name: &str| engine_io::refusal_packets(is_v3, name, reason.message(), reason.code());
+    let mut packets: Vec<_> = named.iter().flat_map(|(reason, name)| of(*reason, name)).collect();
+    let reason = named.first().map_or(ToldReason::Token(TokenFault::Missing), |(reason, _)| *reason);
+    if is_v3 && named.iter().all(|(_, name)| !name.is_empty()) {
         // Such clients connect to `/` without saying so.
-        packets.extend(of(&String::new()));
+        packets.extend(of(reason, ""));
     }
     poll_answer(reason, format.body(&packets).unwrap_or_default(), origin)
 }

@@ -160,6 +160,8 @@ pub(crate) struct GuardedRequest<'a> {
     pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
     pub now_ms: Millis,
+    /// Finds the client of a session that began through a guard here.
+    pub person: &'a dyn Fn(Key) -> Option<Arc<Person>>,
 }
 
 /// Checks a request against the guards of its route, of the routes that its path may be read as, and the limits of its
@@ -181,9 +183,23 @@ pub(crate) fn check<B>(
     checked.inspect_err(|refusal| found.upstream.series().turned(refusal.label()))
 }
 
-/// Whether a page may read an answer to its request: no guard refuses its origin.
-pub(crate) fn lets_read<B>(found: &RouteMatch<'_>, request: &Request<B>, asked: &GuardedRequest<'_>) -> bool {
-    found.guards().all(|watch| watch.judge(request, asked).is_ok())
+/// Checks a request of a session that stickyd itself has refused: networks and rates hold for it as for any other.
+/// Returns whether a page may read the answer: no guard refuses its origin.
+///
+/// # Errors
+/// The reason for which the request is rejected.
+pub(crate) fn check_told<B>(
+    found: &RouteMatch<'_>,
+    request: &Request<B>,
+    asked: &GuardedRequest<'_>,
+) -> Result<bool, GuardRefusal> {
+    let judge = |readable, watch: &RouteGuard| match watch.judge(request, asked) {
+        Err(GuardRefusal::Forbidden(GuardLabel::Origin, _)) => Ok(false),
+        judged => judged.map(|()| readable),
+    };
+    let readable = found.guards().try_fold(true, judge);
+    let checked = readable.and_then(|readable| check_rates(found, asked, false).map(|()| readable));
+    checked.inspect_err(|refusal| found.upstream.series().turned(refusal.label()))
 }
 
 fn check_rates(found: &RouteMatch<'_>, asked: &GuardedRequest<'_>, handshake: bool) -> Result<(), GuardRefusal> {
@@ -236,17 +252,18 @@ fn check_tokens<B>(
         if let Some(jwt) = &watch.jwt {
             let refused = |why| GuardRefusal::of_token(why, jwt.refuse());
             let now = Now { ms: asked.now_ms, ..live_keys::now() };
-            match jwt.judge(found.upstream, request, asked.ask, now).map_err(refused)? {
+            let path = request.uri().path();
+            match jwt.judge(found.upstream, request, asked.ask, asked.person, now).map_err(refused)? {
                 HeadVerdict::NotAsked => {}
                 HeadVerdict::Admitted(good) => {
-                    own.person = Some(Arc::new(Person::of_handshake(&good, &jwt.wanted())));
+                    own.person = Some(Arc::new(Person::of_handshake(&good, &jwt.wanted(), path)));
                     own.fields = jwt.fields(&good);
                     claims = Some(good);
                 }
-                HeadVerdict::Pending if is_own => own.person = Some(Arc::new(Person::pending())),
+                HeadVerdict::Pending(fault) if is_own => own.person = Some(Arc::new(Person::pending(path, fault))),
                 HeadVerdict::Packets(key) if is_own => own.packets = Some(key),
                 // The packets of two routes are not judged.
-                HeadVerdict::Pending | HeadVerdict::Packets(_) => {
+                HeadVerdict::Pending(_) | HeadVerdict::Packets(_) => {
                     return Err(refused(Refused::Fault(TokenFault::Malformed)));
                 }
             }

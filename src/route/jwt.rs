@@ -36,8 +36,8 @@ pub(crate) enum HeadVerdict {
     NotAsked,
     /// The request has a good token.
     Admitted(Claims),
-    /// A session begins whose token is still to come.
-    Pending,
+    /// A session begins whose token is still to come; without one, it has this fault.
+    Pending(TokenFault),
     /// The packets of this session are judged.
     Packets(Key),
 }
@@ -54,7 +54,7 @@ impl JwtGuard {
         self.wanted.iter().map(String::as_str).collect()
     }
 
-    /// Judges the head of a request.
+    /// Judges the head of a request. `person` finds the client of a session that began through a guard here.
     ///
     /// # Errors
     /// The request is refused.
@@ -63,37 +63,71 @@ impl JwtGuard {
         upstream: &Upstream,
         request: &Request<B>,
         ask: &RequestFacts,
+        person: &dyn Fn(Key) -> Option<Arc<Person>>,
         now: Now,
     ) -> Result<HeadVerdict, Refused> {
         let role = role(upstream, request, ask);
         let reads_packets = self.config.reads_packets();
         match role {
             Role::Preflight => return Ok(HeadVerdict::NotAsked),
-            Role::OfSession if !reads_packets => return Ok(HeadVerdict::NotAsked),
             Role::OfSession => {
-                return match ask.kind {
-                    RequestKind::Session { key, .. } if ask.is_engine_io(upstream) => Ok(HeadVerdict::Packets(key)),
-                    RequestKind::UnknownSid => Ok(HeadVerdict::NotAsked),
-                    _ => Err(Refused::Fault(TokenFault::Malformed)),
-                };
+                if let Some(verdict) = self.of_session(upstream, request, ask, person) {
+                    return Ok(verdict);
+                }
             }
             Role::Ordinary if !self.config.is_for_all => return Ok(HeadVerdict::NotAsked),
             Role::Opening | Role::Ordinary => {}
         }
-        match self.token(request) {
-            Some(token) => {
-                let token = token.ok_or(Refused::Fault(TokenFault::Malformed))?;
-                self.keys.verify(&token, &self.config.terms, now).map(HeadVerdict::Admitted)
+        let may_be_pending = || reads_packets && role == Role::Opening && has_packets(request, ask);
+        let Some((place, token)) = self.token(request) else {
+            return match may_be_pending() {
+                true => Ok(HeadVerdict::Pending(TokenFault::Missing)),
+                false => Err(Refused::Fault(TokenFault::Missing)),
+            };
+        };
+        let token = token.ok_or(Refused::Fault(TokenFault::Malformed));
+        let verified = token.and_then(|token| self.keys.verify(&token, &self.config.terms, now));
+        match verified {
+            // A token in the CONNECT packet counts before this one.
+            Err(Refused::Fault(fault)) if self.config.from.iter().take(place).any(is_auth) && may_be_pending() => {
+                Ok(HeadVerdict::Pending(fault))
             }
-            None if reads_packets && role == Role::Opening && has_packets(request, ask) => Ok(HeadVerdict::Pending),
-            None => Err(Refused::Fault(TokenFault::Missing)),
+            verified => verified.map(HeadVerdict::Admitted),
         }
     }
 
-    /// Finds the token in a request's head: the first place that has one counts. The inner `None` stands for something
-    /// that cannot be a token.
-    fn token<B>(&self, request: &Request<B>) -> Option<Option<Vec<u8>>> {
-        let found = self.config.from.iter().find_map(|place| {
+    /// The verdict on a request that names a session; `None` if the request needs a token of its own. Any client can
+    /// make an id up, and not every application looks at it: only the id of a session that began through this guard
+    /// stands for a token, and only at the path where the session lives.
+    fn of_session<B>(
+        &self,
+        upstream: &Upstream,
+        request: &Request<B>,
+        ask: &RequestFacts,
+        person: &dyn Fn(Key) -> Option<Arc<Person>>,
+    ) -> Option<HeadVerdict> {
+        let (reads_packets, is_for_all) = (self.config.reads_packets(), self.config.is_for_all);
+        match ask.kind {
+            // stickyd answers it itself.
+            RequestKind::UnknownSid => Some(HeadVerdict::NotAsked),
+            RequestKind::Session { key, .. } if ask.is_engine_io(upstream) => {
+                let is_known = || person(key).is_some_and(|person| person.has_session_at(request.uri().path()));
+                match reads_packets {
+                    // Whatever it sends is judged.
+                    true if !is_for_all || is_known() => Some(HeadVerdict::Packets(key)),
+                    false if is_known() => Some(HeadVerdict::NotAsked),
+                    _ => None,
+                }
+            }
+            // The upstream remembers no sids.
+            _ => (!reads_packets && !is_for_all && ask.upgrade.is_none()).then_some(HeadVerdict::NotAsked),
+        }
+    }
+
+    /// Finds the token in a request's head: the first place that has one counts. Returns the place's number in `from`;
+    /// the inner `None` stands for something that cannot be a token.
+    fn token<B>(&self, request: &Request<B>) -> Option<(usize, Option<Vec<u8>>)> {
+        let (number, found) = self.config.from.iter().enumerate().find_map(|(number, place)| {
             let value = match place {
                 TokenPlace::Auth(_) => None,
                 TokenPlace::Header(name) => field(request.headers(), name),
@@ -102,9 +136,9 @@ impl JwtGuard {
                 }
                 TokenPlace::Cookie(name) => cookie(request.headers(), name).map(<[u8]>::to_vec),
             };
-            value.filter(|value| !value.is_empty())
+            Some((number, value.filter(|value| !value.is_empty())?))
         })?;
-        Some((found.len() <= MAX_TOKEN).then_some(found))
+        Some((number, (found.len() <= MAX_TOKEN).then_some(found)))
     }
 
     /// The fields that tell workers the claims of a token.
@@ -117,6 +151,10 @@ impl JwtGuard {
     pub(crate) fn refuse(&self) -> Refuse {
         self.config.refuse
     }
+}
+
+fn is_auth(place: &TokenPlace) -> bool {
+    matches!(place, TokenPlace::Auth(_))
 }
 
 /// The part that a request plays for a guard.
@@ -188,8 +226,8 @@ fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PacketRefusal {
     pub(crate) why: Refused,
-    /// The namespace of the packet, if it is a CONNECT packet; empty for `/`.
-    pub(crate) namespace: String,
+    /// The namespace that the packet names, empty for `/`; `None` if it names none.
+    pub(crate) namespace: Option<String>,
 }
 
 /// Judges the packets of one session.
@@ -199,60 +237,92 @@ pub(crate) struct PacketJudge<'a> {
     pub(crate) now: Now,
     /// Whether a CONNECT packet was admitted.
     pub(crate) admitted: bool,
+    /// Why packets do not pass: the first refusal, and those of the CONNECT packets after it, of which each names
+    /// another namespace.
+    pub(crate) refused: Vec<PacketRefusal>,
 }
 
-impl PacketJudge<'_> {
-    fn connect(&mut self, packet: &[u8]) -> Result<(), PacketRefusal> {
-        let Some(connect) = ConnectPacket::read(packet) else {
-            let namespace = engine_io::connected_namespace(packet).unwrap_or_default();
-            return self.unreadable(namespace);
+impl<'a> PacketJudge<'a> {
+    pub(crate) fn new(guard: &'a JwtGuard, person: &'a Person, now: Now) -> Self {
+        Self { guard, person, now, admitted: false, refused: Vec::new() }
+    }
+
+    /// Judges a packet, and notes why it does not pass. After a refusal, no packet passes.
+    ///
+    /// # Errors
+    /// The packet does not pass.
+    pub(crate) fn pass(&mut self, kind: PacketKind, packet: &[u8]) -> Result<(), ()> {
+        let judged = match self.refused.is_empty() {
+            true => self.first(kind, packet),
+            false if kind == PacketKind::Connect && self.refused.len() < MOST_REFUSED => self.connect(packet).map(drop),
+            false => return Err(()),
         };
-        let refuse = |why| PacketRefusal { why, namespace: connect.namespace.clone() };
+        let result = if judged.is_ok() && self.refused.is_empty() { Ok(()) } else { Err(()) };
+        self.refused.extend(judged.err());
+        result
+    }
+
+    fn first(&mut self, kind: PacketKind, packet: &[u8]) -> Result<(), PacketRefusal> {
+        match kind {
+            // The client of a refused session has moved to this WebSocket, and now listens to it.
+            PacketKind::Harmless if packet.starts_with(b"5") && self.person.is_refused() => Err(self.missing()),
+            PacketKind::Harmless | PacketKind::NeedMore => Ok(()),
+            PacketKind::Connect => {
+                if let Some(claims) = self.connect(packet)? {
+                    self.person.admit(&claims, &self.guard.wanted());
+                    self.admitted = true;
+                }
+                Ok(())
+            }
+            PacketKind::Message if self.person.is_admitted() => Ok(()),
+            // A packet of a binary parser has no text.
+            PacketKind::Message if packet.is_empty() => self.unreadable(None).map_err(|_| self.missing()),
+            PacketKind::Message => Err(self.missing()),
+            PacketKind::Unreadable => self.unreadable(None),
+        }
+    }
+
+    /// Verifies the token of a CONNECT packet; `None` if it needs none.
+    fn connect(&self, packet: &[u8]) -> Result<Option<Claims>, PacketRefusal> {
+        let Some(connect) = ConnectPacket::read(packet) else {
+            return self.unreadable(engine_io::connected_namespace(packet)).map(|()| None);
+        };
+        let refuse = |why| PacketRefusal { why, namespace: Some(connect.namespace.clone()) };
         let field = self.guard.config.auth_field().unwrap_or_default();
         let Some(token) = connect.text(field) else {
             if self.person.is_admitted_by_handshake() {
-                return Ok(());
+                return Ok(None);
             }
-            let fault = if connect.payload.contains_key(field) { TokenFault::Malformed } else { TokenFault::Missing };
+            let fault = if connect.payload.contains_key(field) { TokenFault::Malformed } else { self.person.fault() };
             return Err(refuse(Refused::Fault(fault)));
         };
         let token = token.strip_prefix("Bearer ").unwrap_or(token);
         let verified = self.guard.keys.verify(token.as_bytes(), &self.guard.config.terms, self.now);
-        let claims = verified.map_err(refuse)?;
-        self.person.admit(&claims, &self.guard.wanted());
-        self.admitted = true;
-        Ok(())
+        verified.map(Some).map_err(refuse)
     }
 
-    fn unreadable(&self, namespace: String) -> Result<(), PacketRefusal> {
-        if self.guard.config.passes_unreadable {
+    /// The refusal of a packet before any token.
+    fn missing(&self) -> PacketRefusal {
+        PacketRefusal { why: Refused::Fault(self.person.fault()), namespace: None }
+    }
+
+    /// A packet that cannot be read hides nothing where the handshake itself had a good token: clients of protocol 3
+    /// write their packets in another way.
+    fn unreadable(&self, namespace: Option<String>) -> Result<(), PacketRefusal> {
+        if self.guard.config.passes_unreadable || self.person.is_admitted_by_handshake() {
             return Ok(());
         }
         Err(PacketRefusal { why: Refused::Fault(TokenFault::Malformed), namespace })
     }
 }
 
-impl Keeper for PacketJudge<'_> {
-    type Refusal = PacketRefusal;
+/// Maximum number of refusals that are noted of one body or one WebSocket.
+const MOST_REFUSED: usize = 16;
 
-    fn judge(&mut self, kind: PacketKind, packet: &[u8]) -> Result<(), PacketRefusal> {
-        match kind {
-            // The client of a refused session has moved to this WebSocket, and now listens to it.
-            PacketKind::Harmless if packet.starts_with(b"5") && self.person.refusal().is_some() => {
-                Err(PacketRefusal { why: Refused::Fault(TokenFault::Missing), namespace: String::new() })
-            }
-            PacketKind::Harmless | PacketKind::NeedMore => Ok(()),
-            PacketKind::Connect => self.connect(packet),
-            PacketKind::Message if self.person.is_admitted() => Ok(()),
-            // A packet of a binary parser has no text.
-            PacketKind::Message if packet.is_empty() => {
-                let missing = Refused::Fault(TokenFault::Missing);
-                self.unreadable(String::new()).map_err(|refusal| PacketRefusal { why: missing, ..refusal })
-            }
-            PacketKind::Message => {
-                Err(PacketRefusal { why: Refused::Fault(TokenFault::Missing), namespace: String::new() })
-            }
-            PacketKind::Unreadable => self.unreadable(String::new()),
-        }
+impl Keeper for PacketJudge<'_> {
+    type Refusal = ();
+
+    fn judge(&mut self, kind: PacketKind, packet: &[u8]) -> Result<(), ()> {
+        self.pass(kind, packet)
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::told::{ToldReason, ToldTable};
 use crate::affinity::pins::Pins;
-use crate::client::Client;
+use crate::client::{Client, address_key};
 use crate::clock::{self, Millis};
 use crate::config::guards::{Refuse, UserSource};
 use crate::config::{CloseNotice, Limits};
@@ -81,7 +81,14 @@ impl Admissions {
         Self { persons, told: Arc::default(), due: Mutex::default() }
     }
 
-    /// Remembers the client of a session.
+    /// Remembers the client of a session that has just begun, in place of the client of an earlier session with the
+    /// same id: applications may make their own ids, and use them again.
+    pub(crate) fn begin(&self, shared: &Shared, key: Key, client: Client, person: Arc<Person>) {
+        drop(self.persons.remove(key));
+        self.remember(shared, key, client, person);
+    }
+
+    /// Remembers the client of a session, unless one is known.
     pub(crate) fn remember(&self, shared: &Shared, key: Key, client: Client, person: Arc<Person>) {
         let address = shared.sessions.keys.address(client.key());
         let _ = self.persons.insert(key, person, address, KEPT, Instant::now());
@@ -110,14 +117,14 @@ impl Admissions {
 }
 
 /// Applies to a new socket what its route's guard knows of its client: labels, the limit of its user, and the time at
-/// which it has to end. Applied again, it changes nothing.
+/// which it has to end. Applied again, it changes nothing of this.
 pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Person>>, socket: &Arc<Socket>) {
     if let Some(person) = person {
         if person.is_admitted() {
             socket.learn_claims(&|name| person.claim(name));
             end_when_expired(shared, watch, person, socket);
-        } else if !person.is_found() && person.take_deadline() {
-            let at = clock::now_ms().saturating_add(CONNECTS_WITHIN);
+        } else if !person.is_found() {
+            let at = person.set_deadline(clock::now_ms().saturating_add(CONNECTS_WITHIN));
             shared.admissions.wait_until(at, socket, DueReason::Admission(person.clone()));
         }
     }
@@ -150,7 +157,8 @@ fn tell_too_many(shared: &Shared, person: Option<&Arc<Person>>, socket: &Arc<Soc
     if socket.transport() == Transport::Polling {
         let name = &socket.worker().upstream;
         let key = socket.with_texts(|sid, _| shared.sessions.keys.key(name, sid));
-        let _ = shared.admissions.told.say(key, reason, String::new(), clock::now_ms());
+        let client = address_key(socket.address());
+        let _ = shared.admissions.told.say(key, client, reason, String::new(), clock::now_ms());
     }
 }
 

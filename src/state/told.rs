@@ -10,7 +10,6 @@
 //! seconds and in a bounded table. Left out: what is answered (`proxy::told_refusals`, `tunnel::told`).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::{constant_time, hmac};
@@ -24,6 +23,7 @@ use crate::keys::Key;
 use crate::keys::derive::{derive, first};
 use crate::locks::lock;
 use crate::telemetry::say_full;
+use crate::upstream::eject::ClientKey;
 
 /// Beginning of a session id of stickyd's own.
 const PREFIX: &str = "stickyd.";
@@ -36,6 +36,9 @@ const KEPT_MS: u64 = 10_000;
 
 /// Maximum number of sessions whose refusal is under way, and of those remembered.
 const MOST: usize = 4_096;
+
+/// How many of each one client address may have, so that one address cannot keep others from being told.
+const MOST_OF_ONE: usize = 1_024;
 
 /// Maximum number of namespaces of one session that get an answer.
 const NAMESPACES: usize = 16;
@@ -121,52 +124,94 @@ fn mac(secret: &[u8], upstream: &str, said: &[u8]) -> [u8; MAC] {
 /// What refused sessions have said, and how many are being told.
 #[derive(Default)]
 pub(crate) struct ToldTable {
-    entries: Mutex<HashMap<Key, ToldEntry>>,
-    telling: AtomicUsize,
+    entries: Mutex<ToldEntries>,
+    telling: Mutex<ClientShares>,
+}
+
+#[derive(Default)]
+struct ToldEntries {
+    by_session: HashMap<Key, ToldEntry>,
+    shares: ClientShares,
 }
 
 struct ToldEntry {
+    client: ClientKey,
     reason: Option<ToldReason>,
-    namespaces: Vec<String>,
+    /// Namespaces that were named since the last answer, and why each is refused.
+    named: Vec<(ToldReason, String)>,
     /// Whether any namespace was told before.
     answered: bool,
     until_ms: Millis,
     news: Arc<Notify>,
 }
 
+/// Counts what the clients have of something that is bounded in all and for each of them.
+#[derive(Default)]
+struct ClientShares {
+    all: usize,
+    by_client: HashMap<ClientKey, usize>,
+}
+
+impl ClientShares {
+    fn has_room(&self, client: &ClientKey) -> bool {
+        self.all < MOST && self.by_client.get(client).is_none_or(|count| *count < MOST_OF_ONE)
+    }
+
+    fn try_take(&mut self, client: ClientKey) -> bool {
+        let fits = self.has_room(&client);
+        if fits {
+            self.all += 1;
+            *self.by_client.entry(client).or_default() += 1;
+        }
+        fits
+    }
+
+    fn give_back(&mut self, client: &ClientKey) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(count) = self.by_client.get_mut(client) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_client.remove(client);
+            }
+        }
+    }
+}
+
 /// A place among the sessions that are being told.
-pub(crate) struct ToldPlace(Arc<ToldTable>);
+pub(crate) struct ToldPlace {
+    table: Arc<ToldTable>,
+    client: ClientKey,
+}
 
 impl Drop for ToldPlace {
     fn drop(&mut self) {
-        self.0.telling.fetch_sub(1, Relaxed);
+        lock(&self.table.telling).give_back(&self.client);
     }
 }
 
 impl ToldTable {
     /// Takes a place for one session that is told why it is refused; `None` if all are taken.
-    pub(crate) fn try_place(self: &Arc<Self>) -> Option<ToldPlace> {
-        let place = ToldPlace(self.clone());
-        if self.telling.fetch_add(1, Relaxed) < MOST {
-            return Some(place);
+    pub(crate) fn try_place(self: &Arc<Self>, client: ClientKey) -> Option<ToldPlace> {
+        if lock(&self.telling).try_take(client) {
+            return Some(ToldPlace { table: self.clone(), client });
         }
         say_full!("too many clients are being refused in their own protocol: others are refused by HTTP");
         None
     }
 
-    /// Whether one more session may be told.
-    pub(crate) fn has_room(&self) -> bool {
-        self.telling.load(Relaxed) < MOST && lock(&self.entries).len() < MOST
+    /// Whether one more session of this client may be told.
+    pub(crate) fn has_room(&self, client: &ClientKey) -> bool {
+        lock(&self.telling).has_room(client) && lock(&self.entries).shares.has_room(client)
     }
 
     /// Remembers a namespace of a refused session; returns `false` if the table is full.
-    pub(crate) fn say(&self, key: Key, reason: ToldReason, namespace: String, now: Millis) -> bool {
+    pub(crate) fn say(&self, key: Key, client: ClientKey, reason: ToldReason, namespace: String, now: Millis) -> bool {
         let news = {
             let mut entries = lock(&self.entries);
-            let Some(entry) = entry(&mut entries, key, now) else { return false };
+            let Some(entry) = entries.entry(key, client, now) else { return false };
             entry.reason.get_or_insert(reason);
-            if entry.namespaces.len() < NAMESPACES && !entry.namespaces.contains(&namespace) {
-                entry.namespaces.push(namespace);
+            if entry.named.len() < NAMESPACES && entry.named.iter().all(|(_, known)| *known != namespace) {
+                entry.named.push((reason, namespace));
             }
             entry.news.clone()
         };
@@ -174,40 +219,52 @@ impl ToldTable {
         true
     }
 
-    /// Takes the namespaces that a refused session has named since the last call; `None` if there are none.
-    pub(crate) fn take(&self, key: Key) -> Option<(ToldReason, Vec<String>)> {
+    /// Takes the namespaces that a refused session has named since the last call, each with the reason why it is
+    /// refused; `None` if there are none.
+    pub(crate) fn take(&self, key: Key) -> Option<Vec<(ToldReason, String)>> {
         let mut entries = lock(&self.entries);
-        let entry = entries.get_mut(&key).filter(|entry| !entry.namespaces.is_empty())?;
+        let entry = entries.by_session.get_mut(&key).filter(|entry| !entry.named.is_empty())?;
         entry.answered = true;
-        Some((entry.reason?, std::mem::take(&mut entry.namespaces)))
+        Some(std::mem::take(&mut entry.named))
     }
 
     /// Whether a refused session was told so before; `None` if it is not known.
     pub(crate) fn was_answered(&self, key: Key) -> Option<(ToldReason, bool)> {
         let entries = lock(&self.entries);
-        let entry = entries.get(&key)?;
+        let entry = entries.by_session.get(&key)?;
         Some((entry.reason?, entry.answered))
     }
 
     /// Returns what tells that the session has said something; `None` if the table is full.
-    pub(crate) fn news(&self, key: Key, now: Millis) -> Option<Arc<Notify>> {
-        entry(&mut lock(&self.entries), key, now).map(|entry| entry.news.clone())
+    pub(crate) fn news(&self, key: Key, client: ClientKey, now: Millis) -> Option<Arc<Notify>> {
+        lock(&self.entries).entry(key, client, now).map(|entry| entry.news.clone())
     }
 
     /// Forgets what is too old.
     pub(crate) fn sweep(&self, now: Millis) {
-        lock(&self.entries).retain(|_, entry| entry.until_ms > now);
+        let mut entries = lock(&self.entries);
+        let ToldEntries { by_session, shares } = &mut *entries;
+        by_session.retain(|_, entry| {
+            let stays = entry.until_ms > now;
+            if !stays {
+                shares.give_back(&entry.client);
+            }
+            stays
+        });
     }
 }
 
-fn entry(entries: &mut HashMap<Key, ToldEntry>, key: Key, now: Millis) -> Option<&mut ToldEntry> {
-    if entries.len() >= MOST && !entries.contains_key(&key) {
-        say_full!("too many refused sessions are remembered: others are refused by HTTP");
-        return None;
+impl ToldEntries {
+    fn entry(&mut self, key: Key, client: ClientKey, now: Millis) -> Option<&mut ToldEntry> {
+        if !self.by_session.contains_key(&key) && !self.shares.try_take(client) {
+            say_full!("too many refused sessions are remembered: others are refused by HTTP");
+            return None;
+        }
+        let until_ms = now.saturating_add(std::time::Duration::from_millis(KEPT_MS));
+        let new =
+            || ToldEntry { client, reason: None, named: Vec::new(), answered: false, until_ms, news: Arc::default() };
+        Some(self.by_session.entry(key).or_insert_with(new))
     }
-    let until_ms = now.saturating_add(std::time::Duration::from_millis(KEPT_MS));
-    let new = || ToldEntry { reason: None, namespaces: Vec::new(), answered: false, until_ms, news: Arc::default() };
-    Some(entries.entry(key).or_insert_with(new))
 }
 
 #[cfg(test)]
@@ -245,17 +302,39 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_swept() {
         let table = ToldTable::default();
-        let now = Millis::START;
+        let (now, origin) = (Millis::START, ToldReason::Origin);
         let key = |number: usize| Key(number as u64, 1);
+        let client = |number: usize| [u8::try_from(number / MOST_OF_ONE).unwrap(); 16];
+        let named = |reason, name: &str| (reason, name.to_owned());
         for number in 0..MOST {
-            assert!(table.say(key(number), ToldReason::Origin, String::new(), now));
+            assert!(table.say(key(number), client(number), origin, String::new(), now));
         }
-        assert!(!table.say(key(MOST), ToldReason::Origin, String::new(), now) && !table.has_room());
-        assert!(table.say(key(0), ToldReason::Origin, "/chat".to_owned(), now), "a known session is remembered");
-        assert_eq!(table.take(key(0)), Some((ToldReason::Origin, vec![String::new(), "/chat".to_owned()])));
+        assert!(!table.say(key(MOST), [9; 16], origin, String::new(), now) && !table.has_room(&[9; 16]));
+        let expired = ToldReason::Token(TokenFault::Expired);
+        assert!(table.say(key(0), client(0), expired, "/chat".to_owned(), now), "a known session is remembered");
+        assert_eq!(table.take(key(0)), Some(vec![named(origin, ""), named(expired, "/chat")]));
         assert_eq!(table.take(key(0)), None);
-        assert_eq!(table.was_answered(key(0)), Some((ToldReason::Origin, true)));
+        assert_eq!(table.was_answered(key(0)), Some((origin, true)));
         table.sweep(now.saturating_add(std::time::Duration::from_secs(11)));
-        assert!(table.has_room());
+        assert!(table.has_room(&client(0)) && table.has_room(&[9; 16]));
+        assert!(lock(&table.entries).shares.by_client.is_empty());
+    }
+
+    #[test]
+    fn one_client_cannot_keep_others_from_being_told() {
+        let table = Arc::new(ToldTable::default());
+        let (now, flood, other) = (Millis::START, [1; 16], [2; 16]);
+        let mut places: Vec<_> = std::iter::from_fn(|| table.try_place(flood)).take(MOST).collect();
+        assert_eq!(places.len(), MOST_OF_ONE);
+        let say =
+            |number: usize, client| table.say(Key(number as u64, 1), client, ToldReason::Origin, String::new(), now);
+        let said = (0..MOST).filter(|number| say(*number, flood)).count();
+        assert_eq!(said, MOST_OF_ONE);
+        assert!(!table.has_room(&flood) && table.has_room(&other));
+        assert!(table.try_place(other).is_some() && say(MOST, other));
+        places.pop();
+        assert!(table.try_place(flood).is_some());
+        drop(places);
+        assert!(lock(&table.telling).by_client.is_empty());
     }
 }

@@ -69,11 +69,20 @@ impl Relay {
     /// Learns the sid and the silence limit of a WebSocket-first session from its first message.
     fn learn(&mut self, bytes: &[u8]) {
         self.terms.name(bytes);
+        if let Some(gate) = &mut self.terms.gate {
+            gate.hear(bytes);
+        }
+        let learns = self.terms.learns;
         if let Some(open) = self.terms.learn(bytes) {
             self.terms.socket.learn_sid(open.sid.as_bytes());
             if self.terms.learns_silence {
                 self.live.limit(clock::whole_seconds(open.ping_interval + open.ping_timeout + Duration::from_secs(5)));
             }
+        } else if learns
+            && !self.terms.learns
+            && let Some(gate) = &mut self.terms.gate
+        {
+            gate.close_unless_admitted();
         }
     }
 
@@ -119,9 +128,6 @@ impl Relay {
     }
 
     fn after_up(&mut self, step: DirectionStep) {
-        if self.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
-            self.refuse();
-        }
         match step {
             DirectionStep::Blocked | DirectionStep::Discarded | DirectionStep::Boundary | DirectionStep::Inserted => {}
             DirectionStep::Moved(bytes) => {
@@ -247,9 +253,7 @@ impl Future for Relay {
         if order == ThreadOrder::Cut {
             return Poll::Ready(());
         }
-        if this.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal()) {
-            this.refuse();
-        }
+        this.refuse(cx);
         this.obey(order);
         let bytes_up = this.terms.bytes_up;
         let thread = this.live.thread().clone();
@@ -260,6 +264,9 @@ impl Future for Relay {
             this.terms.socket.set_end_reason(EndReason::Idle);
             this.close(CloseCode::GOING_AWAY);
             this.wait_at_most(ECHO);
+            this.pump(cx, &mut buffer);
+        }
+        if this.refuse(cx) {
             this.pump(cx, &mut buffer);
         }
         if this.up.sink == Sink::Gone && this.down.sink == Sink::Gone {

@@ -3,7 +3,8 @@
 //! A gate reads the frames of a client as they arrive, cut anywhere. A message passes as soon as its first characters
 //! show that it may; a CONNECT packet is held until it is whole, fragments included, and then judged. Control frames
 //! pass at once. A compressed frame, a frame that is not masked, and a sequence of frames that RFC 6455 §5.4 forbids
-//! cannot be read. Out of scope: what is admitted ([`Keeper`]), and what happens after a refusal.
+//! cannot be read. After a refusal nothing passes, but packets are still read, so that a client that names several
+//! namespaces can be told about each. Out of scope: what is admitted ([`Keeper`]), and what happens after a refusal.
 
 use crate::engine_io::{PacketKind, packet_kind};
 
@@ -15,7 +16,8 @@ pub trait Keeper {
     /// Why a packet does not pass.
     type Refusal;
 
-    /// Judges a packet: a whole one if it is a CONNECT packet, else its beginning.
+    /// Judges a packet: a whole one if it is a CONNECT packet, else its beginning. It is asked after a refusal, too,
+    /// when nothing passes any more.
     ///
     /// # Errors
     /// The packet does not pass.
@@ -48,6 +50,10 @@ pub struct Gate {
     raw: Vec<u8>,
     /// The payload of the message that is held, unmasked.
     text: Vec<u8>,
+    /// Whether a packet was refused: nothing passes any more.
+    is_shut: bool,
+    /// Whether the client has sent a whole Close.
+    has_closed: bool,
 }
 
 impl Default for Gate {
@@ -60,23 +66,33 @@ impl Default for Gate {
             message: MessageState::None,
             raw: Vec::new(),
             text: Vec::new(),
+            is_shut: false,
+            has_closed: false,
         }
     }
+}
+
+/// One call of [`Gate::feed`]: who judges, where the bytes go that pass, and the first refusal.
+struct Feed<'a, K: Keeper> {
+    keeper: &'a mut K,
+    out: &'a mut Vec<u8>,
+    refused: Option<K::Refusal>,
 }
 
 impl Gate {
     /// Reads the next bytes of the client, and appends to `out` those that may go to the worker.
     ///
     /// # Errors
-    /// A packet was refused. Nothing after it may pass.
+    /// A packet was refused. Nothing after it passes, in this call or a later one.
     pub fn feed<K: Keeper>(&mut self, mut bytes: &[u8], keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
+        let mut feed = Feed { keeper, out, refused: None };
         while !bytes.is_empty() {
             match self.left {
                 None => {
                     let taken = self.take_header(bytes);
                     bytes = bytes.get(taken..).unwrap_or_default();
                     if let Some(length) = self.whole_header() {
-                        self.begin_frame(length, keeper, out)?;
+                        self.begin_frame(length, &mut feed);
                     }
                 }
                 Some(left) => {
@@ -84,14 +100,39 @@ impl Gate {
                     let (payload, rest) = bytes.split_at_checked(here).unwrap_or((bytes, &[]));
                     bytes = rest;
                     self.left = Some(left - here as u64);
-                    self.payload(payload, keeper, out)?;
+                    self.payload(payload, &mut feed);
                 }
             }
             if self.left == Some(0) {
-                self.end_frame(keeper, out)?;
+                self.end_frame(&mut feed);
             }
         }
-        Ok(())
+        feed.refused.map_or(Ok(()), Err)
+    }
+
+    /// Whether the client has sent a Close that did not pass, because a packet was refused before.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.is_shut && self.has_closed
+    }
+
+    /// Lets nothing pass any more.
+    pub(crate) fn shut(&mut self) {
+        self.is_shut = true;
+    }
+
+    /// Judges a packet; a refusal shuts the gate.
+    fn judge<K: Keeper>(&mut self, kind: PacketKind, packet: &[u8], feed: &mut Feed<'_, K>) {
+        if let Err(refusal) = feed.keeper.judge(kind, packet) {
+            feed.refused.get_or_insert(refusal);
+            self.is_shut = true;
+        }
+    }
+
+    /// Lets bytes pass, unless a packet was refused.
+    fn emit<K: Keeper>(&self, bytes: &[u8], feed: &mut Feed<'_, K>) {
+        if !self.is_shut {
+            feed.out.extend(bytes);
+        }
     }
 
     /// Takes bytes into the header until it is whole; returns how many.
@@ -130,7 +171,7 @@ impl Gate {
         self.first() & 0x08 != 0
     }
 
-    fn begin_frame<K: Keeper>(&mut self, length: u64, keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
+    fn begin_frame<K: Keeper>(&mut self, length: u64, feed: &mut Feed<'_, K>) {
         let first = self.first();
         let is_masked = self.header.get(1).is_some_and(|second| second & 0x80 != 0);
         let is_sound = is_masked && first & 0x70 == 0;
@@ -141,7 +182,7 @@ impl Gate {
             _ => false,
         };
         if !is_sound || !legal {
-            keeper.judge(PacketKind::Unreadable, &[])?;
+            self.judge(PacketKind::Unreadable, &[], feed);
             if !self.is_control() && self.message == MessageState::None {
                 self.message = MessageState::Passing;
             }
@@ -149,23 +190,21 @@ impl Gate {
             self.message = MessageState::Held;
         } else if first & 0x0f == 0x2 {
             // Binary data of a message, or a packet of a parser that is not the default one.
-            keeper.judge(PacketKind::Message, &[])?;
+            self.judge(PacketKind::Message, &[], feed);
             self.message = MessageState::Passing;
         }
         (self.left, self.place) = (Some(length), 0);
         let header = self.header.get(..self.header_length).unwrap_or_default();
         if self.is_control() || self.message != MessageState::Held {
-            out.extend(header)
+            self.emit(header, feed);
         } else {
-            self.raw.extend(header)
+            self.raw.extend(header);
         }
-        Ok(())
     }
 
-    fn payload<K: Keeper>(&mut self, payload: &[u8], keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
+    fn payload<K: Keeper>(&mut self, payload: &[u8], feed: &mut Feed<'_, K>) {
         if self.is_control() || self.message != MessageState::Held {
-            out.extend(payload);
-            return Ok(());
+            return self.emit(payload, feed);
         }
         self.raw.extend(payload);
         let key: [u8; 4] = self
@@ -178,46 +217,37 @@ impl Gate {
             self.text.push(byte ^ mask);
             self.place += 1;
         }
-        self.look(false, keeper, out)
+        self.look(false, feed);
     }
 
-    fn end_frame<K: Keeper>(&mut self, keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
+    fn end_frame<K: Keeper>(&mut self, feed: &mut Feed<'_, K>) {
         let (is_last, is_control) = (self.first() & 0x80 != 0, self.is_control());
+        self.has_closed |= self.first() & 0x0f == 0x8;
         (self.left, self.header_length) = (None, 0);
         if is_control || !is_last {
-            return Ok(());
+            return;
         }
         if self.message == MessageState::Held {
-            self.look(true, keeper, out)?;
+            self.look(true, feed);
         }
         self.message = MessageState::None;
-        Ok(())
     }
 
-    /// Judges the message that is held, as soon as enough of it has come.
-    fn look<K: Keeper>(&mut self, is_whole: bool, keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
-        match packet_kind(&self.text, is_whole) {
-            PacketKind::NeedMore => return self.stay(keeper, out),
-            PacketKind::Connect if !is_whole => return self.stay(keeper, out),
-            kind => keeper.judge(kind, &self.text)?,
-        }
-        self.release(out);
-        Ok(())
-    }
-
-    /// Goes on holding the message, if it is not too large.
-    fn stay<K: Keeper>(&mut self, keeper: &mut K, out: &mut Vec<u8>) -> Result<(), K::Refusal> {
-        if self.raw.len() > MAX_HELD {
-            keeper.judge(PacketKind::Unreadable, &self.text)?;
-            self.release(out);
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, out: &mut Vec<u8>) {
-        out.append(&mut self.raw);
+    /// Judges the message that is held, as soon as enough of it has come, or more than may be held.
+    fn look<K: Keeper>(&mut self, is_whole: bool, feed: &mut Feed<'_, K>) {
+        let kind = match packet_kind(&self.text, is_whole) {
+            PacketKind::NeedMore | PacketKind::Connect if !is_whole => {
+                if self.raw.len() <= MAX_HELD {
+                    return;
+                }
+                PacketKind::Unreadable
+            }
+            kind => kind,
+        };
         // An idle tunnel owns no buffer (ARCHITECTURE.md, invariant 9).
-        (self.raw, self.text) = (Vec::new(), Vec::new());
+        let (raw, text) = (std::mem::take(&mut self.raw), std::mem::take(&mut self.text));
+        self.judge(kind, &text, feed);
+        self.emit(&raw, feed);
         self.message = MessageState::Passing;
     }
 }
@@ -326,6 +356,22 @@ mod tests {
         let second = [frame(0x81, b"40{\"token\":\"good\"}"), frame(0x81, b"40/b,{}")].concat();
         let (out, result) = pass(&second, 3);
         assert_eq!((out, result), (frame(0x81, b"40{\"token\":\"good\"}"), Err(PacketKind::Connect)));
+    }
+
+    /// Nothing passes after a refusal, but the namespaces of later packets are still seen.
+    #[test]
+    fn packets_are_read_after_a_refusal_and_none_passes() {
+        let (mut gate, mut door, mut out) = (Gate::default(), Door::default(), Vec::new());
+        let both = [frame(0x81, b"40{}"), frame(0x01, b"40/a,"), frame(0x80, b"{}")].concat();
+        assert_eq!(gate.feed(&both, &mut door, &mut out), Err(PacketKind::Connect));
+        assert_eq!((door.connects, out.len()), (2, 0));
+        let good = [frame(0x89, b""), frame(0x81, b"40{\"token\":\"good\"}"), frame(0x81, b"42[]")].concat();
+        assert_eq!(gate.feed(&good, &mut door, &mut out), Ok(()));
+        assert_eq!((door.connects, out.len()), (3, 0), "nothing passes any more");
+        assert_eq!((gate.raw.capacity(), gate.text.capacity()), (0, 0), "no buffer is kept");
+        assert!(!gate.has_closed());
+        assert_eq!(gate.feed(&frame(0x88, &[3, 0xe8]), &mut door, &mut out), Ok(()));
+        assert!(gate.has_closed() && out.is_empty());
     }
 
     proptest::proptest! {

@@ -124,4 +124,18 @@ fn the_group_of_the_socket_may_use_it() {
     let (_proxy, _) = proxy(&worker, &directory, &format!("{ALL}\ngroup = \"{own}\""));
     let socket = std::fs::metadata(directory.path("a.sock")).unwrap();
     assert_eq!((socket.permissions().mode() & 0o777, socket.gid()), (0o660, own));
+    // Real users can only be tried by the one that may become any other.
+    if std::fs::metadata(directory.root()).unwrap().uid() != 0 {
+        return;
+    }
+    std::fs::set_permissions(directory.root(), PermissionsExt::from_mode(0o755)).unwrap();
+    let asks_as = |group: u32| {
+        let (path, group) = (directory.path("a.sock"), format!("--regid={group}"));
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", &group, "--clear-groups", "curl", "--silent", "--output", "/dev/null"]);
+        command.args(["--write-out", "%{http_code}", "-X", "POST", "-H", "X-Stickyd: 1", "--unix-socket"]).arg(path);
+        let said = command.arg("http://localhost/api/v1/workers/app/w/ready").output().unwrap();
+        String::from_utf8(said.stdout).unwrap()
+    };
+    assert_eq!([asks_as(own), asks_as(own + 1)], ["200", "000"], "members of the group, and no other user");
 }

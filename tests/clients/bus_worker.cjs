@@ -1,8 +1,7 @@
 // A Socket.IO application with no adapter of its own, driven over HTTP: GET /emit?text=…&room=…, /fetch, /ack, … Environment:
 // SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package), ADAPTER
 // (classic, sharded or streams) with REDIS (its URL), LABELS (the admin listener of stickyd, whose token is in TOKEN: each
-// socket gets its room as the label `store`), LABEL_BY (conn or id),
-// SAYS_WHILE_RESTORING (messages while a lost session is asked for).
+// socket gets its room as the label `store`), LABEL_BY (conn or id).
 // Prints one line with its port, unless its stdin is a terminal or PM2's. See README.md.
 const { createServer } = require('node:http');
 const { Server } = require(process.env.SOCKET_IO ?? 'socket.io');
@@ -34,15 +33,13 @@ for (const io of servers) {
   });
   io.on('question', (text, answer) => answer(`${process.pid}: ${text}`));
 }
-if (process.env.SAYS_WHILE_RESTORING) {
-  // Says something in the moment in which it has asked the hub for a lost session, and has no answer yet.
+// What this worker does when it has asked the hub for a lost session, and has no answer yet.
+let whileRestoring = () => {};
+if (options.connectionStateRecovery) {
   const { adapter } = servers[0].of('/'), restore = adapter.restoreSession;
   adapter.restoreSession = function () {
     const session = restore.apply(this, arguments);
-    servers[0].emit('news', 'meanwhile');
-    servers[0].to('red').emit('news', 'meanwhile-red');
-    servers[0].to('blue').emit('news', 'meanwhile-blue');
-    servers[0].except('red').emit('news', 'meanwhile-not-red');
+    whileRestoring();
     return session;
   };
 }
@@ -77,6 +74,19 @@ async function setAdapter() {
   for (const io of servers) io.adapter(chosen);
 }
 
+function say() {
+  servers[0].emit('news', 'meanwhile');
+  servers[0].to('red').emit('news', 'meanwhile-red');
+  servers[0].to('blue').emit('news', 'meanwhile-blue');
+  servers[0].except('red').emit('news', 'meanwhile-not-red');
+}
+/** Lets another worker say something while this one does nothing else, so that it reads the answer and this together. */
+function hang(url) {
+  setImmediate(() => {
+    require('node:child_process').execFileSync('curl', ['-sS', url]);
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+  });
+}
 let rejections = 0;
 process.on('unhandledRejection', (error) => { rejections += 1; console.error('bus_worker.cjs: rejected:', error); });
 if (!process.env.PM2_HOME) process.stdin.resume().on('end', () => process.exit(0));
@@ -97,6 +107,7 @@ async function handle({ pathname, searchParams }) {
     case '/emit': return void target.emit('news', binary ? BINARY[binary](text) : text);
     case '/big': return void target.emit('big', text, 'x'.repeat(Number(size)));
     case '/exit': return void (target.emit('news', text), process.exit(0));
+    case '/restoring': return void (whileRestoring = text ? () => hang(text) : say);
     case '/fetch': return (await target.fetchSockets()).map(({ id, data, rooms }) => ({ id, data, rooms: [...rooms] }));
     case '/ids': return [...await (room ? io.in(room) : io).allSockets()];
     case '/join': return void target.socketsJoin(to);

@@ -8,14 +8,14 @@ const { url, version = 4, namespaces = ['/'], auth, query, extraHeaders, transpo
 const io = require(LIBRARIES[version]);
 const say = (event, more = {}) => process.stdout.write(`${JSON.stringify({ event, ...more })}\n`);
 
-let attempts = 1;
+const clients = options.clients ?? 1; // that many of them, each with its own attempts
 let timer;
 const quiet = () => {
   clearTimeout(timer);
   timer = setTimeout(() => finish(), settle);
 };
 function finish() {
-  say('end', { attempts });
+  say('end', { attempts: Math.max(...tried) });
   process.exit(0);
 }
 
@@ -27,12 +27,16 @@ const base = {
   ...(query && { query }),
   ...(extraHeaders && { extraHeaders }),
 };
-const manager = new io.Manager(url, base);
-manager.on('reconnect_attempt', () => {
-  attempts += 1;
-  say('again');
+const tried = Array.from({ length: clients }, () => 1);
+const managers = tried.map((_, place) => {
+  const manager = new io.Manager(url, base);
+  manager.on('reconnect_attempt', () => {
+    tried[place] += 1;
+    say('again');
+  });
+  return manager;
 });
-const sockets = namespaces.map((namespace) => {
+const sockets = managers.flatMap((manager) => namespaces.map((namespace) => {
   const own = tokens?.[namespace] !== undefined ? { token: tokens[namespace] } : auth;
   const socket = manager.socket(namespace, own && { auth: own });
   const at = { ns: namespace };
@@ -56,15 +60,16 @@ const sockets = namespaces.map((namespace) => {
     quiet();
   });
   return socket;
-});
+}));
 // The time of quiet begins with the first event: on a busy machine a client takes long to start.
 sockets.forEach((socket) => socket.connect?.());
-// Commands: a line `emit NAMESPACE` sends one more message; the end of stdin ends the client.
+// Commands: a line `emit NAMESPACE` sends one more message, `emit NAMESPACE 70` one of that length; the end of stdin ends
+// the client.
 process.stdin.on('data', (data) => {
   for (const line of data.toString().split('\n').filter(Boolean)) {
-    const [word, namespace] = line.split(' ');
+    const [word, namespace, length = '1'] = line.split(' ');
     const socket = sockets[namespaces.indexOf(namespace)];
-    if (word === 'emit') socket.emit('echo', 'y', (value) => say('echo', { ns: namespace, value }));
+    if (word === 'emit') socket.emit('echo', 'y'.repeat(Number(length)), (value) => say('echo', { ns: namespace, value }));
     if (word === 'finish') finish();
   }
 });

@@ -14,7 +14,8 @@ pub(crate) fn config(keys: &str) -> String {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let command = if keys.contains("command") { "" } else { "command = [\"node\", \"spawned.js\"], " };
     let directory = if keys.contains("directory") { String::new() } else { format!("directory = {clients:?}, ") };
-    let health = "health = { kind = \"http\", path = \"/health\", interval = \"400ms\" }";
+    // On a loaded machine an answer may take longer than the interval, which is the default of the time-out.
+    let health = "health = { kind = \"http\", path = \"/health\", interval = \"400ms\", timeout = \"5s\" }";
     format!("state_dir = \".\"\n[upstream.app]\n{health}\nspawn = {{ {command}{directory}{keys} }}\n")
 }
 

@@ -245,6 +245,8 @@ impl Raw {
     pub(crate) fn fill(&mut self) -> bool {
         let mut chunk = [0; 16 * 1024];
         match self.wire.read(&mut chunk) {
+            // A child process of the test has ended. A signal ends a read with a time-out (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.fill(),
             Ok(0) => false,
             Ok(n) => {
                 self.buffer.extend_from_slice(&chunk[..n]);

@@ -3,9 +3,10 @@
 use serde_json::json;
 
 use super::{guarded, routed};
+use crate::support::h2::{Secured, ask, whole};
 use crate::support::node::NodeServer;
 use crate::support::proxy::Proxy;
-use crate::support::raw::{Raw, RawWorker};
+use crate::support::raw::{Message, Raw, RawWorker};
 use crate::support::tokens::{Guarded, token};
 use crate::support::wait::wait_for;
 
@@ -34,8 +35,9 @@ fn claims_reach_workers_and_forged_ones_do_not() {
                 .filter(|(name, _)| name.contains("user") || name.contains("roles"))
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
-            let is_handshake = target.ends_with("polling");
-            let expected: &[&str] = if is_handshake { &["x-user-id=u1", "x-roles=a,b"] } else { &[] };
+            // The token of a request with a made-up session id counts, the id does not.
+            let is_checked = target.contains("EIO=4");
+            let expected: &[&str] = if is_checked { &["x-user-id=u1", "x-roles=a,b"] } else { &[] };
             assert_eq!(told, expected, "{target}");
         }
         // Trailers are fields, too.
@@ -45,6 +47,49 @@ fn claims_reach_workers_and_forged_ones_do_not() {
         let (_, request) = worker.request();
         assert!(!format!("{:?} {:?}", request.headers, request.trailers).contains("root"), "{request:?}");
     }
+}
+
+/// What of a request speaks of the user, as `name=value`.
+fn told(request: &Message) -> Vec<String> {
+    let fields = request.headers.iter().chain(&request.trailers);
+    let ours = fields.filter(|(name, value)| name.contains("user") || name.contains("roles") || value.contains("root"));
+    ours.map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[tokio::test]
+async fn claims_cannot_be_forged_over_http_2() {
+    let mut worker = RawWorker::named("w");
+    let jwt = "from = [\"header:authorization\"]\nheaders = { \"x-user-id\" = \"sub\", \"X-Roles\" = \"roles\" }";
+    let stickyd =
+        Secured::with("", &format!("[upstream.app]\nworkers = [\"{}\"]\n{}", worker.address, routed("", jwt)));
+    let client = stickyd.client().await;
+    let good = format!("Bearer {}", token(json!({"sub": "u1", "roles": ["a"]})));
+    let forge = |fields: &mut hyper::HeaderMap| {
+        for name in ["x-user-id", "x_user_id", "x_user-id", "x.user.id", "x-roles", "x_roles", "x~user!id"] {
+            fields.append(name, "root".parse().unwrap());
+        }
+    };
+    for (path, expected) in
+        [("/socket.io/?EIO=4&transport=polling", &["x-user-id=u1", "x-roles=a"][..]), ("/page", &[])]
+    {
+        let mut request = ask("GET", path);
+        forge(request.headers_mut());
+        request.headers_mut().insert("authorization", good.parse().unwrap());
+        assert_eq!(client.exchange(request).await.unwrap().text(), "w");
+        assert_eq!(told(&worker.request().1), expected, "{path}");
+    }
+    let mut request = ask("POST", "/page");
+    request.headers_mut().insert("trailer", "x-user-id, x_user_id, x-sum".parse().unwrap());
+    let (answer, mut body) = client.begin(request).await;
+    body.send_data("a".into(), false).unwrap();
+    let mut trailers = hyper::HeaderMap::new();
+    forge(&mut trailers);
+    trailers.insert("x-sum", "7".parse().unwrap());
+    body.send_trailers(trailers).unwrap();
+    assert_eq!(whole(answer).await.unwrap().text(), "w");
+    let (_, request) = worker.request();
+    assert_eq!(told(&request), [""; 0], "{request:?}");
+    assert!(request.trailers.iter().any(|(name, _)| name == "x-sum"), "other trailers pass: {request:?}");
 }
 
 /// The labels of all live sockets, as `name=value`.

@@ -1,5 +1,6 @@
 //! Keys from files and servers: `jose` signs, a server publishes, keys rotate, and servers fail.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,33 +15,33 @@ use crate::support::tokens::Guarded;
 use crate::support::wait::wait_for;
 
 /// An issuer (`tests/clients/issuer.mjs`): `jose` makes keys and tokens.
-struct Issuer(Process);
+pub(super) struct Issuer(Process);
 
 impl Issuer {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self(Process::start("node", ["issuer.mjs"]))
     }
 
     /// A new key of this algorithm: its public JWK and a PEM of it.
-    async fn key(&mut self, alg: &str, kid: &str) -> Value {
+    pub(super) async fn key(&mut self, alg: &str, kid: &str) -> Value {
         self.0.command(&json!({"make": alg, "kid": kid}).to_string()).await;
         self.0.line().await.unwrap()
     }
 
-    async fn token(&mut self, kid: &str, claims: &Value) -> String {
+    pub(super) async fn token(&mut self, kid: &str, claims: &Value) -> String {
         self.0.command(&json!({"sign": kid, "claims": claims}).to_string()).await;
         self.0.line().await.unwrap()["token"].as_str().unwrap().to_owned()
     }
 }
 
 /// A server of keys whose answer the test chooses; `None`: it closes the connection.
-struct KeyServer {
+pub(super) struct KeyServer {
     worker: RawWorker,
     answer: Arc<Mutex<Option<String>>>,
 }
 
 impl KeyServer {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let answer: Arc<Mutex<Option<String>>> = Arc::default();
         let given = answer.clone();
         let worker = RawWorker::scripted(move |leg| {
@@ -54,11 +55,16 @@ impl KeyServer {
         Self { worker, answer }
     }
 
-    fn gives(&self, keys: &[&Value]) {
-        *self.answer.lock().unwrap() = Some(crate::support::raw::ok(&json!({ "keys": keys }).to_string()));
+    pub(super) fn gives(&self, keys: &[&Value]) {
+        self.says(&crate::support::raw::ok(&json!({ "keys": keys }).to_string()));
     }
 
-    fn url(&self) -> String {
+    /// Answers with these bytes from now on.
+    fn says(&self, answer: &str) {
+        *self.answer.lock().unwrap() = Some(answer.to_owned());
+    }
+
+    pub(super) fn url(&self) -> String {
         format!("http://{}/jwks.json", self.worker.address)
     }
 }
@@ -114,6 +120,82 @@ async fn clients_wait_for_a_server_that_is_not_there_at_start() {
     // A dead server takes nothing away.
     *server.answer.lock().unwrap() = None;
     assert_eq!(status(&proxy, &token), 200);
+}
+
+/// Whatever is wrong with the answer of a server, its keys are not used, clients are asked to come back, and the next
+/// good answer lets them in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_answers_wrongly_gives_no_keys() {
+    let mut issuer = Issuer::start();
+    let worker = RawWorker::named("w");
+    let (key, pem) = (issuer.key("ES256", "one").await, issuer.key("RS256", "two").await);
+    let token = issuer.token("one", &json!({"sub": "u"})).await;
+    let with = |status: &str, body: &str| {
+        format!("HTTP/1.1 {status}\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let set = json!({"keys": [key["jwk"]]}).to_string();
+    let mut encrypts = key["jwk"].clone();
+    encrypts["use"] = json!("enc");
+    let many = json!({"keys": vec![key["jwk"].clone(); 65]}).to_string();
+    let secret = json!({"keys": [{"kty": "oct", "k": "AAAA", "kid": "one"}]}).to_string();
+    let answers = [
+        with("500 Internal Server Error", &set),
+        with("404 Not Found", &set),
+        with("302 Found", &set),
+        with("200 OK", "<html>sign in</html>"),
+        with("200 OK", "{\"keys\":[]}"),
+        with("200 OK", &secret),
+        with("200 OK", &many),
+        with("200 OK", &json!({"keys": [encrypts]}).to_string()),
+        with("200 OK", &format!("{}{}", " ".repeat(70_000), set)),
+        with("200 OK", &set)[..100].to_owned(),
+        with("200 OK", pem["pem"].as_str().unwrap()),
+    ];
+    let places: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            let mut server = KeyServer::start();
+            server.says(answer);
+            let proxy = Proxy::with(&toml(&worker.address.to_string(), &format!("keys = \"{}\"", server.url()), ""));
+            assert!(server.worker.request().1.start.starts_with("GET /jwks.json "), "{answer}");
+            (server, proxy)
+        })
+        .collect();
+    for (server, proxy) in &places {
+        let head = format!("GET /page HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
+        let answer = Raw::connect(proxy.address).ask(&head);
+        assert_eq!((answer.status(), answer.header("retry-after")), (503, Some("1")), "{:?}", server.answer);
+        server.gives(&[&key["jwk"]]);
+    }
+    for (server, proxy) in &places {
+        wait_for("the keys are there", || if status(proxy, &token) == 200 { Ok(()) } else { Err(server.url()) });
+    }
+}
+
+/// A server that accepts connections and says nothing: clients are answered at once, and its keys are used when they
+/// come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_server_makes_no_client_wait() {
+    let mut issuer = Issuer::start();
+    let (key, worker) = (issuer.key("ES256", "one").await, RawWorker::named("w"));
+    let token = issuer.token("one", &json!({"sub": "u"})).await;
+    let (is_slow, answer) = (Arc::new(AtomicBool::new(true)), json!({"keys": [key["jwk"]]}).to_string());
+    let mut server = RawWorker::scripted({
+        let is_slow = is_slow.clone();
+        move |leg| {
+            leg.request();
+            wait_for("the server wakes up", || !is_slow.load(Ordering::SeqCst));
+            leg.send(crate::support::raw::ok(&answer));
+        }
+    });
+    let keys = format!("keys = \"http://{}/jwks.json\"", server.address);
+    let proxy = Proxy::with(&toml(&worker.address.to_string(), &keys, ""));
+    server.request();
+    for _ in 0..3 {
+        assert_eq!(status(&proxy, &token), 503, "no client waits for the server");
+    }
+    is_slow.store(false, Ordering::SeqCst);
+    wait_for("the keys have come", || status(&proxy, &token) == 200);
 }
 
 /// A client with a new key's token is asked to come back until the key is fetched, and gets in by itself.

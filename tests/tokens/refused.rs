@@ -199,6 +199,63 @@ fn a_page_of_a_refused_origin_reads_nothing() {
     assert_eq!(turned(&proxy, "origin"), 1.0);
 }
 
+/// No answer to a page whose origin is refused lets that page read it, whatever else there is to say.
+#[test]
+fn a_refused_origin_never_gets_permission_to_read() {
+    let worker = RawWorker::named("w");
+    let evil = "Origin: https://evil.example\r\n";
+    let good = format!("{evil}Authorization: Bearer {}\r\n", token(json!({"sub": "u"})));
+    for refuse in ["told", "http"] {
+        for more in
+            ["", "rate = { handshakes = \"1/h\" }", "users = { by = \"jwt:sub\", sockets = 1, over = \"refuse\" }"]
+        {
+            let route = format!("origins = {{ allow = [\"https://a.example\"], refuse = \"{refuse}\" }}\n{more}");
+            let proxy = behind(&worker, &route, &format!("from = [\"header:authorization\"]\nrefuse = \"{refuse}\""));
+            let own = ask(&proxy, POLL, "Origin: https://a.example\r\n");
+            assert!(own.header("access-control-allow-origin").is_some(), "an allowed page reads: {own:?}");
+            let mut targets = vec![POLL.to_owned(), format!("{POLL}&sid=AAAAAAAAAAAAAAAAAAAA"), format!("{POLL}&j=0")];
+            if refuse == "told" {
+                let open = ask(&proxy, POLL, evil);
+                targets.push(format!("{POLL}&sid={}", open.text().split('"').nth(3).unwrap()));
+                // The session of a page that may read, named by one that may not.
+                targets.push(format!("{POLL}&sid={}", own.text().split('"').nth(3).unwrap()));
+            }
+            for target in targets {
+                for fields in [evil, &good] {
+                    for method in ["GET", "POST", "OPTIONS"] {
+                        let line = target.replace("GET", method);
+                        let more = if method == "OPTIONS" { "Access-Control-Request-Method: POST\r\n" } else { "" };
+                        let fields = format!("{fields}{more}Content-Length: 0\r\n");
+                        let answer = ask(&proxy, &line, &fields);
+                        assert_eq!(answer.header("access-control-allow-origin"), None, "{line} {fields} {answer:?}");
+                    }
+                }
+            }
+            let upgrade = ask(&proxy, "GET /socket.io/?EIO=4&transport=websocket", &format!("{UPGRADE}{good}"));
+            assert_eq!(upgrade.header("access-control-allow-origin"), None, "{upgrade:?}");
+        }
+    }
+    assert_eq!(worker.connections(), 0);
+}
+
+/// Sessions that stickyd refuses itself are requests like others for networks and rates.
+#[test]
+fn told_sessions_count_for_rates_and_networks() {
+    let worker = RawWorker::named("w");
+    let route = "rate = { requests = \"4/h\" }\ndeny = [\"127.0.0.9\"]";
+    let proxy = behind(&worker, route, "from = [\"query:token\"]");
+    let open = ask(&proxy, POLL, "");
+    let sid = open.text().split('"').nth(3).unwrap();
+    let told = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+    let denied = Raw::connect_from([127, 0, 0, 9].into(), proxy.address).get(&told);
+    assert_eq!(denied.status(), 403, "{denied:?}");
+    let taken = "Content-Length: 2\r\n\r\n40";
+    let post = || Raw::connect(proxy.address).ask(&format!("POST {told} HTTP/1.1\r\nHost: own.example\r\n{taken}"));
+    assert_eq!([post(), post(), post(), post()].map(|answer| answer.status()), [200, 200, 200, 429]);
+    assert!(post().header("retry-after").is_some());
+    assert_eq!((turned(&proxy, "network"), turned(&proxy, "rate_requests")), (1.0, 2.0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_origin_is_told_over_websockets() {
     let workers = NodeServer::start_many(1, &[]).await;

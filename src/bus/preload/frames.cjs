@@ -17,10 +17,11 @@ class FrameReader {
       if (length < 1 || length > LONGEST) return this.broken();
       this.need = 4 + length;
       if (all.length < this.need) break;
+      // What follows a pause may be shorter than this frame, and must not wait for more.
+      this.need = 4;
       if (quietly(() => this.each(all[4], all.subarray(5, 4 + length))) === 'pause') this.pause();
       all = all.subarray(4 + length);
     }
-    if (all.length < 4) this.need = 4;
     this.parts = all.length ? [all] : [];
     this.size = all.length;
   }

@@ -18,9 +18,9 @@ use crate::proxy::told_refusals;
 pub(crate) fn ended(job: &Job) -> Response<Reply> {
     if let (RequestKind::Session { key, poll: true, .. }, Some(engine)) = (job.ask.kind, job.ask.engine)
         && job.watch.is_some()
-        && let Some((reason, namespaces)) = job.conn.thread.shared.admissions.told.take(key)
+        && let Some(named) = job.conn.thread.shared.admissions.told.take(key)
     {
-        return told_refusals::refusal(reason, engine.format, &namespaces, job.ask.origin.as_ref());
+        return told_refusals::refusal(engine.format, &named, job.ask.origin.as_ref());
     }
     let close = match job.ask.kind {
         RequestKind::Session { key, poll: true, .. } if job.upstream.config.spawn.is_some() => {

@@ -5,6 +5,7 @@
 //! where the observer knows a boundary. A deadline bounds every wait for a peer.
 
 use std::io::ErrorKind;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,8 +37,12 @@ impl Relay {
         self.terms.socket.parts();
     }
 
-    /// Ends the tunnel because a packet was refused: nothing more goes to the worker, and the client is told why.
-    pub(super) fn refuse(&mut self) {
+    /// Ends the tunnel if a packet was refused: nothing more goes to the worker, and the client is told why. Returns
+    /// whether it has just done so.
+    pub(super) fn refuse(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.terms.gate.as_mut().is_some_and(|gate| gate.take_refusal(cx)) {
+            return false;
+        }
         self.terms.socket.set_end_reason(EndReason::Guard);
         self.terms.socket.parts();
         self.up.rest = Bytes::new();
@@ -46,6 +51,7 @@ impl Relay {
             self.close(code);
         }
         self.wait_at_most(ECHO);
+        true
     }
 
     /// Requests a Close from stickyd at the next boundary. If the worker has sent a Close, or its leg has ended, the
@@ -132,7 +138,8 @@ impl Relay {
     pub(super) fn settle(&mut self) -> bool {
         let leaving = self.down.sink == Sink::Muted || (self.down.source_ended && self.is_websocket());
         // A Close went to the client, and one came from it: then the server closes first (RFC 6455 §7.1.1).
-        let parted = leaving && self.up.has_said_all();
+        let said_all = self.up.has_said_all() || self.terms.gate.as_ref().is_some_and(|gate| gate.has_closed());
+        let parted = leaving && said_all;
         // There will not be another boundary.
         let hopeless = self.wanted.is_some() && !self.is_websocket();
         self.up.source_ended |= parted;
