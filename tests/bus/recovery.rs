@@ -7,7 +7,9 @@ use super::{Clients, Fleet};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_a_dead_worker_recover_on_another() {
     let mut fleet = Fleet::start(3, &[("RECOVERY", "1")]).await;
-    let mut clients = fleet.clients(12).await;
+    // A client that comes back before the hub has seen the end of its worker's link begins a new session.
+    let (mut clients, workers) = Clients::connect(12, &[fleet.stickyd.url("")], &["DELAY=1000"]).await;
+    assert_eq!(workers, 3, "clients are on all workers");
     // Each client must have seen a message: its id says from where on messages are missed.
     fleet.workers[0].ask("/emit?text=first");
     assert_eq!(clients.ask("got first 12").await["once"], 12);

@@ -10,7 +10,8 @@ const TRANSPORTS = [['polling'], ['websocket'], ['polling', 'websocket']];
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 function connect(i) {
-  const options = { transports: TRANSPORTS[i % 3], forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 500 };
+  const delay = Number(process.env.DELAY ?? 100);
+  const options = { transports: TRANSPORTS[i % 3], forceNew: true, reconnectionDelay: delay, reconnectionDelayMax: 5 * delay };
   const path = process.env.IO_PATH;
   if (path) options.path = path;
   if (process.env.PARSER) options.parser = require(process.env.PARSER);
