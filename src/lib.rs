@@ -20,6 +20,7 @@ mod control;
 mod cookie;
 mod descriptors;
 mod drain;
+mod emit;
 mod engine_io;
 mod events;
 mod fleet;

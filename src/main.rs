@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         Command::Page(page) => ExitCode::from(page.run()),
         Command::Top(top) => ExitCode::from(top.run()),
         Command::Broadcast(broadcast) => ExitCode::from(broadcast.run()),
+        Command::Emit(emit) => ExitCode::from(emit.run()),
+        Command::Label(label) => ExitCode::from(label.run()),
         Command::Close(close) => ExitCode::from(close.run()),
         Command::Stats(stats) => ExitCode::from(stats.run()),
         Command::Events(events) => ExitCode::from(events.run()),

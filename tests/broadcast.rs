@@ -1,5 +1,6 @@
 //! Broadcasts: which sockets get them, exactly once and whole, and which do not and why.
 
+mod emit;
 mod insert;
 mod real_clients;
 mod routes;

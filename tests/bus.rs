@@ -5,8 +5,10 @@
 
 mod bounds;
 mod calls;
+mod emit;
 mod facts;
 mod failures;
+mod labels;
 mod launchers;
 mod machines;
 mod recovery;
@@ -39,8 +41,13 @@ pub(crate) struct BusWorker {
 impl Fleet {
     /// Starts this many workers, with more variables in their environment.
     pub(crate) async fn start(workers: usize, variables: &[(&str, &str)]) -> Self {
+        Self::configured(workers, "", variables).await
+    }
+
+    /// As `start`, with more lines in the upstream.
+    pub(crate) async fn configured(workers: usize, more: &str, variables: &[(&str, &str)]) -> Self {
         let addresses: Vec<_> = (0..workers).map(|_| free_address()).collect();
-        let stickyd = stickyd(&addresses);
+        let stickyd = stickyd(&addresses, more);
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut fleet = Self { stickyd, workers: Vec::new(), variables };
         for address in addresses {
@@ -54,7 +61,7 @@ impl Fleet {
     pub(crate) async fn launched(commands: &[&[&str]], variables: &[(&str, &str)]) -> Self {
         let mut fleet = Self::start(0, variables).await;
         let addresses: Vec<_> = commands.iter().map(|_| free_address()).collect();
-        fleet.stickyd = stickyd(&addresses);
+        fleet.stickyd = stickyd(&addresses, "");
         for (address, command) in addresses.into_iter().zip(commands) {
             let worker = fleet.worker(address, command).await;
             fleet.workers.push(worker);
@@ -144,11 +151,11 @@ impl Fleet {
 }
 
 /// A stickyd in front of workers at these addresses.
-fn stickyd(addresses: &[std::net::SocketAddr]) -> Binary {
+fn stickyd(addresses: &[std::net::SocketAddr], more: &str) -> Binary {
     let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     Binary::with(&format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n"
+        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n{more}"
     ))
 }
 

@@ -5,6 +5,7 @@
 
 mod drain;
 mod eject;
+mod emit;
 mod errors_across;
 mod errors_in_a_table;
 mod errors_of_addresses;

@@ -38,6 +38,7 @@ const LAYERS: &[&str] = &[
     "metrics",
     "bus",
     "fleet",
+    "emit",
     "net",
     "body",
     "cookie",

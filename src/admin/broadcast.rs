@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::oneshot;
 
 use super::api::{BroadcastAnswer, BroadcastOrder, NotReached};
 use super::layers::WholeBody;
@@ -21,6 +21,7 @@ use super::sockets::{gather, take_whole_filter};
 use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, Fate, FateCounts, LONGEST, event};
 use crate::clock;
+use crate::config::Upstream;
 use crate::route::Guarded;
 use crate::sockets::Socket;
 use crate::state::Shared;
@@ -67,24 +68,33 @@ pub(crate) async fn send(
     if sockets.is_empty() {
         return Err(refuse(StatusCode::NOT_FOUND, "no live socket matches: nothing was sent"));
     }
-    let allowed = Allowed::now(&api.shared);
+    let allowed = Allowed::now(&api.shared, None);
     if !sockets.iter().any(|socket| allowed.allows(socket)) {
         let why = "no route or upstream of these sockets has `broadcast = true` in the file: nothing was sent";
         return Err(refuse(StatusCode::FORBIDDEN, why));
     }
     let (matched, began) = (sockets.len(), Instant::now());
     tracing::info!(matched, "broadcast started");
-    // Runs to its end even if the client of this request goes away.
-    let (done, counts) = oneshot::channel();
-    api.spawn(run(api.shared.clone(), alone, broadcast, sockets, allowed, done));
-    let Ok(counts) = counts.await else {
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"));
-    };
+    let counts = send_to(&api, alone, broadcast, sockets, allowed).await?;
     Ok(Json(describe(matched, &counts, began.elapsed())))
 }
 
+/// Hands a message to these sockets, and waits for the result; `seat` is held until then.
+pub(crate) async fn send_to(
+    api: &Api,
+    seat: impl Send + 'static,
+    broadcast: Arc<Broadcast>,
+    sockets: Vec<Arc<Socket>>,
+    allowed: Allowed,
+) -> Result<FateCounts, ApiRefusal> {
+    // Runs to its end even if the client of this request goes away.
+    let (done, counts) = oneshot::channel();
+    api.spawn(run(api.shared.clone(), seat, broadcast, sockets, allowed, done));
+    counts.await.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"))
+}
+
 /// Sockets that may receive broadcasts, by the present configuration.
-struct Allowed {
+pub(crate) struct Allowed {
     /// Names of the upstreams with `broadcast = true`.
     upstreams: HashSet<String>,
     /// Routes by name: the route's own `broadcast` setting, and the upstream it leads to.
@@ -92,9 +102,11 @@ struct Allowed {
 }
 
 impl Allowed {
-    fn now(shared: &Shared) -> Self {
+    /// Those of now; `also` is an upstream that allows them for another reason.
+    pub(crate) fn now(shared: &Shared, also: Option<&str>) -> Self {
         let snapshot = shared.snapshot.load();
-        let allowing = snapshot.upstreams.iter().filter(|upstream| upstream.config.tunnels.broadcast);
+        let allows = |config: &Upstream| config.tunnels.broadcast || also == Some(config.name.as_str());
+        let allowing = snapshot.upstreams.iter().filter(|upstream| allows(&upstream.config));
         let upstreams = allowing.map(|upstream| upstream.config.name.clone()).collect();
         let said = |one: &Guarded| {
             let upstream = snapshot.upstreams.get(one.route.upstream)?.config.name.clone();
@@ -119,7 +131,7 @@ impl Allowed {
 
 async fn run(
     shared: Arc<Shared>,
-    _alone: OwnedMutexGuard<()>,
+    _seat: impl Send + 'static,
     broadcast: Arc<Broadcast>,
     sockets: Vec<Arc<Socket>>,
     allowed: Allowed,
@@ -153,7 +165,8 @@ fn hand(broadcast: &Arc<Broadcast>, socket: &Socket, allowed: &Allowed) {
     }
 }
 
-fn describe(matched: usize, counts: &FateCounts, took: Duration) -> BroadcastAnswer {
+/// Describes the result of a broadcast.
+pub(crate) fn describe(matched: usize, counts: &FateCounts, took: Duration) -> BroadcastAnswer {
     let (mut reached, mut not_reached) = (0, NotReached::default());
     for (fate, count) in Fate::ALL.into_iter().zip(counts) {
         let field = match fate {
@@ -182,15 +195,8 @@ fn message(order: &BroadcastOrder) -> Result<Arc<Broadcast>, ApiRefusal> {
         return Err(wrong("`args` and `namespace` need an `event`"));
     }
     let namespace = namespace.as_deref().unwrap_or("/");
-    // Socket.IO ends a namespace at the first comma.
-    if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
-        return Err(wrong("`namespace` must begin with / and must not contain a comma"));
-    }
-    if name.as_deref().is_some_and(|name| name.is_empty() || RESERVED.contains(&name)) {
-        return Err(wrong(format!(
-            "`event` must be a name of the application: not empty, and none of {}",
-            RESERVED.join(", ")
-        )));
+    if let Some(name) = name {
+        check_event(namespace, name)?;
     }
     let event = name.as_ref().map(|name| event(namespace, name, args.as_deref().unwrap_or_default()));
     for (what, message) in [("text", text), ("event", &event)] {
@@ -200,4 +206,19 @@ fn message(order: &BroadcastOrder) -> Result<Arc<Broadcast>, ApiRefusal> {
         }
     }
     Ok(Broadcast::new(text.as_deref(), event.as_deref()))
+}
+
+/// Checks the namespace and the name of an event.
+pub(crate) fn check_event(namespace: &str, name: &str) -> Result<(), ApiRefusal> {
+    // Socket.IO ends a namespace at the first comma.
+    if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
+        return Err(wrong("`namespace` must begin with / and must not contain a comma"));
+    }
+    if name.is_empty() || RESERVED.contains(&name) {
+        return Err(wrong(format!(
+            "`event` must be a name of the application: not empty, and none of {}",
+            RESERVED.join(", ")
+        )));
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod api;
 pub(crate) mod auth;
 mod bind;
 mod broadcast;
+mod emit;
 mod events;
 pub(crate) mod fleet;
 pub(crate) mod layers;
@@ -36,7 +37,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use axum::{Extension, Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::drain::close_requests::Closings;
+use crate::emit::EmitLinks;
 use crate::notify::NotifyHandle;
 use crate::processes::ProcessTable;
 use crate::reload;
@@ -117,6 +119,8 @@ pub(crate) async fn serve(
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
+        emitting: Arc::new(Semaphore::new(emit::UNDER_WAY)),
+        emit_links: Arc::default(),
         tasks: tasks_of_api,
         stop: stop_of_api,
     };
@@ -218,6 +222,9 @@ struct Api {
     lister: sockets::list::Lister,
     /// Locked while a broadcast is under way.
     broadcasting: Arc<tokio::sync::Mutex<()>>,
+    /// Bounds the messages of the backend that are under way.
+    emitting: Arc<Semaphore>,
+    emit_links: Arc<EmitLinks>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -246,6 +253,7 @@ fn refuse(status: StatusCode, why: impl Into<String>) -> ApiRefusal {
 fn handlers(path: &str) -> MethodRouter<Api> {
     match path {
         paths::BROADCAST => post(broadcast::send),
+        paths::EMIT => post(emit::send),
         paths::EVENTS => get(events::list),
         paths::HISTORY => get(live::history),
         paths::LIVE => get(live::stream),
@@ -263,6 +271,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),
         paths::SOCKET => get(sockets::one),
         paths::SOCKET_CLOSE => post(sockets::close::one),
+        paths::SOCKET_LABELS => put(sockets::labels::set),
         paths::SPAWN => get(spawn::show),
         paths::SPAWN_WISH => post(spawn::wish),
         paths::STATS => get(stats::show),

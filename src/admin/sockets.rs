@@ -5,6 +5,7 @@
 //! listed socket may have ended by the time the list is read.
 
 pub(crate) mod close;
+pub(crate) mod labels;
 pub(crate) mod list;
 mod order;
 mod view;
@@ -81,7 +82,7 @@ fn number(
 /// Takes the filter out of the given fields; the upstreams, workers and labels it names must exist.
 fn take_filter(api: &Api, given: &mut HashMap<String, String>) -> Result<Filter, ApiRefusal> {
     let filter = Filter::take(given).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
-    exists(&filter, &api.shared.snapshot.load())?;
+    exists(&filter, &api.shared.snapshot.load(), &api.shared.sessions.sockets)?;
     Ok(filter)
 }
 
@@ -96,7 +97,7 @@ pub(crate) fn take_whole_filter(api: &Api, given: BTreeMap<String, String>, help
 }
 
 /// Rejects unknown names in a filter, so that a misspelt name does not look like an empty result.
-fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), ApiRefusal> {
+fn exists(filter: &Filter, snapshot: &Snapshot, sockets: &Sockets) -> Result<(), ApiRefusal> {
     let missing = |why: String| Err(refuse(StatusCode::NOT_FOUND, why));
     let upstreams = || {
         let named = |name: &str| filter.upstream.as_deref().is_none_or(|wanted| wanted == name);
@@ -112,7 +113,8 @@ fn exists(filter: &Filter, snapshot: &Snapshot) -> Result<(), ApiRefusal> {
         }
     }
     for (name, _) in &filter.labels {
-        if !upstreams().any(|upstream| upstream.config.labels.iter().any(|label| label.name == *name)) {
+        let is_read = upstreams().any(|upstream| upstream.config.labels.iter().any(|label| label.name == *name));
+        if !is_read && !sockets.is_backend_label(name) {
             return missing(format!("no upstream has a label `{name}` ([upstream.NAME] labels)"));
         }
     }

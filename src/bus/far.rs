@@ -27,6 +27,8 @@ const LONGEST: usize = 1024 * 1024;
 const WAITING: usize = 8 * 1024 * 1024;
 /// Pairs of hub and group that are remembered.
 const MOST_PAIRS: usize = 16 * 1024;
+/// Maximum number of senders of other machines that are remembered without being members.
+const MOST_EMITTERS: usize = 1_024;
 /// Members that one announcement may name.
 const MOST_MEMBERS: usize = 4_096;
 
@@ -115,6 +117,9 @@ pub(crate) struct FarHubs {
     way: Option<Rc<FarQueue>>,
     known: RefCell<HashMap<(HubId, GroupKey), FarMembers>>,
     linked: Cell<bool>,
+    /// Senders of the backend's messages on other machines, oldest first: they get answers without
+    /// being members.
+    emitters: RefCell<VecDeque<(MemberId, HubId)>>,
 }
 
 impl FarHubs {
@@ -160,7 +165,8 @@ impl FarHubs {
 
     /// Hands an answer to the hub of the member that asked.
     pub(crate) fn direct(&self, key: &GroupKey, group: &BusGroup, origin: MemberId, to: MemberId, payload: &[u8]) {
-        if let Some((way, hub)) = self.way.as_ref().zip(group.far_hub(to))
+        let emitter = || self.emitters.borrow().iter().find(|(id, _)| *id == to).map(|(_, hub)| *hub);
+        if let Some((way, hub)) = self.way.as_ref().zip(group.far_hub(to).or_else(emitter))
             && payload.len() <= LONGEST
         {
             way.push(FarTarget::Hub(hub), answered(key, origin, to, payload));
@@ -208,6 +214,17 @@ impl FarHubs {
         }
     }
 
+    /// Remembers the hub of a sender that is not a member.
+    fn note_emitter(&self, emitter: MemberId, from: HubId) {
+        let mut emitters = self.emitters.borrow_mut();
+        if !emitters.contains(&(emitter, from)) {
+            if emitters.len() >= MOST_EMITTERS {
+                emitters.pop_front();
+            }
+            emitters.push_back((emitter, from));
+        }
+    }
+
     fn announce(&self, hub: &Hub, asks: bool) {
         let Some(way) = &self.way else { return };
         for (key, group) in &*hub.groups.borrow() {
@@ -237,13 +254,20 @@ impl FarHubs {
             }
             FarMessage::Published { origin, publish } => {
                 let Some(group) = group else { return true };
+                if group.borrow().far_hub(origin).is_none() {
+                    self.note_emitter(origin, from);
+                }
                 let position = hub.next_position();
                 let published = group.borrow_mut().publish(now, origin, position, &publish, &Rc::new(()));
                 hub.count(&key, &published);
             }
             FarMessage::Answered { origin, to, payload } => {
                 if let Some(group) = group {
-                    group.borrow().direct(origin, to, &payload);
+                    if group.borrow().is_emitter(to) {
+                        hub.emits.answered(origin, &payload);
+                    } else {
+                        group.borrow().direct(origin, to, &payload);
+                    }
                 }
             }
         }

@@ -39,7 +39,22 @@ pub(crate) struct BusGroup {
     recent: VecDeque<RecentMessage>,
     recent_bytes: usize,
     duplicates: Duplicates,
+    /// Sender of the backend's messages, which is not a member.
+    emitter: GroupEmitter,
     pub(crate) recovery: Recovery,
+}
+
+/// The sender of the backend's messages in one group; its numbers have no gaps, as those of members.
+#[derive(Debug)]
+struct GroupEmitter {
+    id: MemberId,
+    sequence: u64,
+}
+
+impl Default for GroupEmitter {
+    fn default() -> Self {
+        Self { id: MemberId(crate::random::u64()), sequence: 0 }
+    }
 }
 
 #[derive(Debug)]
@@ -134,6 +149,22 @@ impl BusGroup {
         self.forget_old(now);
         let duplicates = publish.broadcast && self.duplicates.add(now, origin, publish.comparable());
         Published { sent, duplicates, known: false }
+    }
+
+    /// Returns sender and number of the next message of the backend.
+    pub(crate) fn next_emit(&mut self) -> (MemberId, u64) {
+        self.emitter.sequence += 1;
+        (self.emitter.id, self.emitter.sequence)
+    }
+
+    /// Whether this is the sender of the backend's messages.
+    pub(crate) fn is_emitter(&self, id: MemberId) -> bool {
+        self.emitter.id == id
+    }
+
+    /// Ids of all members, also of those on other machines.
+    pub(crate) fn all_members(&self) -> impl Iterator<Item = MemberId> {
+        self.members.keys().chain(self.far.keys()).copied()
     }
 
     /// Ids of the members on this machine.

@@ -162,7 +162,9 @@ impl<'a> LinkedMember<'a> {
                 Incoming::Publish(publish) => self.publish(now, &publish),
                 Incoming::Direct { to, payload } => {
                     let group = self.group.borrow();
-                    if !group.direct(self.id, to, &payload) {
+                    if group.is_emitter(to) {
+                        self.hub.emits.answered(self.id, &payload);
+                    } else if !group.direct(self.id, to, &payload) {
                         self.hub.far.direct(&self.key, &group, self.id, to, &payload);
                     }
                 }
@@ -217,6 +219,7 @@ impl Drop for LinkedMember<'_> {
         if group.leave(Instant::now(), self.id, self.outbox) {
             self.hub.members.leave(self.id);
             self.hub.far.changed(&self.key, &mut group, false);
+            self.hub.emits.gone(self.id);
         }
     }
 }

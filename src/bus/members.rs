@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use super::emit::EmitSender;
 use super::frame::{LinkHello, MemberId, ProcessFacts};
 use crate::locks::lock;
 use crate::metrics::Metrics;
@@ -32,12 +33,13 @@ pub(crate) struct BusMembers {
     members: Mutex<HashMap<MemberId, BusMember>>,
     pub(crate) metrics: Arc<Metrics>,
     socket: OnceLock<PathBuf>,
+    emits: OnceLock<EmitSender>,
 }
 
 impl BusMembers {
     /// Creates the list without members; the hub's counters are those of `metrics`.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { members: Mutex::default(), metrics, socket: OnceLock::new() })
+        Arc::new(Self { members: Mutex::default(), metrics, socket: OnceLock::new(), emits: OnceLock::new() })
     }
 
     /// Number of linked members of an upstream.
@@ -48,6 +50,16 @@ impl BusMembers {
     /// The hub's socket, once the hub serves it; `None` without a bus.
     pub(crate) fn socket(&self) -> Option<&Path> {
         self.socket.get().map(PathBuf::as_path)
+    }
+
+    /// The way of messages of the backend to the hub; `None` without a bus.
+    pub(crate) fn emits(&self) -> Option<&EmitSender> {
+        self.emits.get()
+    }
+
+    /// Tells that the hub takes messages of the backend.
+    pub(super) fn takes_emits(&self, way: EmitSender) {
+        let _ = self.emits.set(way);
     }
 
     /// Tells where the hub serves its socket.

@@ -9,6 +9,7 @@
 //! Left out: the way to other machines (`crate::fleet`), and servers other than Socket.IO's for Node.js.
 
 mod duplicates;
+mod emit;
 pub(crate) mod environment;
 pub(crate) mod far;
 mod frame;
@@ -36,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::events::tell;
+use emit::EmitsUnderWay;
+pub(crate) use emit::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use far::{FarHubs, FarQueue, HubId};
 use group::{GroupKey, Groups, Published};
 pub(crate) use members::{BusMember, BusMembers};
@@ -58,6 +61,8 @@ pub(crate) struct Hub {
     /// Number of the last message. It begins with the time, so that it grows over restarts, too.
     position: Cell<u64>,
     members: Arc<BusMembers>,
+    /// Messages of the backend.
+    emits: EmitsUnderWay,
 }
 
 impl Hub {
@@ -65,7 +70,13 @@ impl Hub {
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         // 48 bits: some 60 messages per millisecond of uptime keep ahead of the clock until the year 2109.
         let position = u64::try_from(ms).unwrap_or(0).saturating_mul(64) & ((1 << 48) - 1);
-        Self { groups: RefCell::default(), far, position: Cell::new(position), members }
+        Self {
+            groups: RefCell::default(),
+            far,
+            position: Cell::new(position),
+            members,
+            emits: EmitsUnderWay::default(),
+        }
     }
 
     /// Counts a published message, and warns of messages that several workers send alike.
@@ -196,7 +207,10 @@ impl BoundBus {
         };
         let outbound = way.is_some().then(Rc::<FarQueue>::default);
         let far = outbound.clone().map(FarHubs::over).unwrap_or_default();
+        let (emits, orders) = emit::channel();
+        members.takes_emits(emits);
         let (hub, tasks) = (Rc::new(Hub::new(members, far)), TaskTracker::new());
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(emit::serve(hub.clone(), orders)));
         if let Some((way, outbound)) = way.zip(outbound) {
             tasks.spawn_local(way(hub.clone(), outbound, stop.clone()));
         }

@@ -11,11 +11,13 @@ mod bus;
 mod check;
 mod close;
 mod drain;
+mod emit;
 mod events;
 mod explain;
 mod fleet;
 mod follow;
 mod import;
+mod label;
 mod log;
 mod logs;
 mod man;
@@ -50,10 +52,12 @@ pub(crate) use check::CheckCommand;
 pub(crate) use check::{check, summary};
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
+pub(crate) use emit::EmitCommand;
 pub(crate) use events::EventsCommand;
 pub(crate) use explain::{ExplainCommand, PinCommand};
 pub(crate) use fleet::FleetCommand;
 pub(crate) use import::ImportCommand;
+pub(crate) use label::LabelCommand;
 pub(crate) use log::LogCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
@@ -139,6 +143,18 @@ pub enum Command {
     ///
     /// Example: stickyd broadcast --label store=7 --event reload --arg '{"in": 5}'
     Broadcast(BroadcastCommand),
+    /// Send a Socket.IO event of the backend to clients, by rooms, on the way that the upstream's `emit` names
+    ///
+    /// Over the bus to the workers that stickyd starts, over the Redis of the application's adapter, or as frames.
+    ///
+    /// Example: stickyd emit order '{"id": 5}' --room user:7
+    Emit(EmitCommand),
+    /// Set labels on a socket that no client can choose, such as the user's number, or remove them
+    ///
+    /// The application does the same over the API, once it knows who its client is.
+    ///
+    /// Example: stickyd label lYlUnAGv2BTTrsSgAAAA user=7
+    Label(LabelCommand),
     /// Close sockets by id, or all that match a filter, at once or spread over a period
     ///
     /// Asks for confirmation before it closes the sockets that match a filter, unless --yes is given.

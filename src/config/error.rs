@@ -194,7 +194,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Notes that a certificate or key of a listener cannot be used; what is wrong with it is reported besides.
+    /// Notes that a certificate or key of a listener cannot be used; the reason is reported separately.
     pub(crate) fn certificate_failed(&self) {
         self.of_certificate.set(true);
     }

@@ -20,7 +20,7 @@ pub(crate) use address::{RedisAddress, RedisPlace};
 const LOOKUPS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 
 /// Example for messages about `redis`.
-const EXAMPLE: &str = "an address such as \"redis://redis.internal:6379\"";
+pub(crate) const EXAMPLE: &str = "an address such as \"redis://redis.internal:6379\"";
 
 /// Maximum number of Redis servers in a list.
 const MOST_SHARDS: usize = 64;
@@ -133,7 +133,8 @@ fn addresses(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<RedisAddress> {
     all
 }
 
-fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
+/// Reads the address of one Redis.
+pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
     match parse(&text.value) {
         Ok(address) => Some(address),
         Err(why) => {
@@ -145,7 +146,8 @@ fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
     }
 }
 
-fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
+/// Reads the file of a password.
+pub(crate) fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = files::named(context, path)?;
     let trimmed = bytes.trim_ascii();
     if trimmed.is_empty() || std::str::from_utf8(trimmed).is_err() {
@@ -156,7 +158,8 @@ fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     Some(Secret(trimmed.to_vec()))
 }
 
-fn redis_tls(context: &Context<'_>, mut section: Section<'_>, redis: &[RedisAddress]) -> Option<RedisTls> {
+/// Reads the TLS settings for these addresses.
+pub(crate) fn redis_tls(context: &Context<'_>, mut section: Section<'_>, redis: &[RedisAddress]) -> Option<RedisTls> {
     let ca = section.text("ca", "a path");
     let server_name = section.text("server_name", "a name such as \"redis.internal\"");
     let certificate = section.text("certificate", "a path");

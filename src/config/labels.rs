@@ -30,6 +30,8 @@ pub enum LabelSource {
     Header(HeaderName),
     /// Claim of the client's token (`[route.jwt]`).
     Claim(String),
+    /// The application sets it over the API; no request has it.
+    Backend,
 }
 
 impl LabelSource {
@@ -37,7 +39,7 @@ impl LabelSource {
     pub(crate) fn claim(&self) -> Option<&str> {
         match self {
             Self::Claim(name) => Some(name),
-            Self::Query(_) | Self::Cookie(_) | Self::Header(_) => None,
+            Self::Query(_) | Self::Cookie(_) | Self::Header(_) | Self::Backend => None,
         }
     }
 }
@@ -81,7 +83,10 @@ fn check_name(report: &Report<'_>, name: &ConfigText) {
 }
 
 fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<LabelSource> {
-    let help = "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\" or \"jwt:CLAIM\"";
+    let help = "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\" or \"backend\"";
+    if text.value.trim() == "backend" {
+        return Some(LabelSource::Backend);
+    }
     let (kind, key) = text.value.split_once(':').unwrap_or((&text.value, ""));
     let key = key.trim();
     let wrong = |message: String, help: &str| {

@@ -12,6 +12,7 @@ mod asked;
 mod check;
 mod drain;
 mod eject;
+mod emit;
 mod error;
 mod file;
 mod files;
@@ -60,6 +61,7 @@ pub(crate) use drain::CloseNotice;
 pub use drain::{Drain, RemovedPolicy};
 pub(crate) use drain::{LONGEST_GRACE, LONGEST_REASON};
 pub use eject::Eject;
+pub(crate) use emit::{EmitAdapter, EmitRedis, EmitWay};
 #[cfg(any(test, feature = "testing"))]
 pub use error::Errors;
 pub use error::{Diagnostic, Severity};
@@ -177,6 +179,8 @@ pub struct Upstream {
     /// Whether workers may share their messages over the bus; default true. Whether the bus runs needs a restart, the
     /// environment of workers changes when they start.
     pub bus: bool,
+    /// The way of messages from the backend; `None`: over the bus where it is on.
+    pub emit: Option<EmitWay>,
     /// How workers are checked.
     pub health: Health,
     /// `SameSite` attribute of the affinity cookie.
@@ -272,6 +276,7 @@ impl Upstream {
             forwarded: false,
             debug_header: false,
             bus: true,
+            emit: None,
             rate: guards::Rates::default(),
             labels: Arc::default(),
             tls: None,

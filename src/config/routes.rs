@@ -8,7 +8,7 @@ use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::guards::{self, Guards, UserSource};
 use super::jwt::TokenPlace;
-use super::labels::LabelSource;
+use super::labels::{LabelRule, LabelSource};
 use super::rules::{Affinity, Protocol};
 use super::upstream::ReadUpstream;
 use super::values::suggest;
@@ -101,6 +101,11 @@ fn check_claim_labels(context: &Context<'_>, routes: &[Route], upstreams: &[Read
     }
 }
 
+/// Whether this is the rule of a label that is not known yet when a socket opens.
+fn is_late(label: &LabelRule, name: &str) -> bool {
+    label.name == name && label.from == LabelSource::Backend
+}
+
 /// Checks that what names users exists: a claim needs tokens, and a label one of the upstream's.
 fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Option<&ReadUpstream>) {
     let labels = upstream.map(|read| &read.upstream.labels);
@@ -111,6 +116,10 @@ fn check_users(context: &Context<'_>, at: &Span, guards: &Guards, upstream: Opti
             UserSource::Claim(_) if guards.jwt.is_none() => {
                 let message = format!("`{key}` is by a claim, but the route has no [route.jwt]");
                 context.report.error_help(at, message, "add [route.jwt], or use a label");
+            }
+            UserSource::Label(name) if labels.is_some_and(|all| all.iter().any(|label| is_late(label, name))) => {
+                let message = format!("`{key}` is by the label `{name}`, which the application sets only later");
+                context.report.error_help(at, message, "use a label of the request, or jwt:CLAIM");
             }
             UserSource::Label(name) if !labels.is_some_and(|all| all.iter().any(|label| label.name == *name)) => {
                 let known: Vec<_> = labels.iter().flat_map(|all| all.iter()).map(|label| label.name.as_str()).collect();

@@ -14,7 +14,8 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, guards, health, labels, tunnels, worker_tls,
+    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels, tunnels,
+    worker_tls,
 };
 
 /// `SameSite` attribute of the affinity cookie.
@@ -106,6 +107,7 @@ pub(crate) fn read(
     }
     let wants_bus = spawn.as_ref().is_none_or(|read| read.bus);
     upstream.bus = section.take("bus").is_none_or(bus) && wants_bus;
+    upstream.emit = emit::read(context, &mut section, upstream.bus);
     let same_site = cookie(context, &mut section, &mut upstream);
     times(&mut section, &mut upstream);
     upstream.tunnels = tunnels::read(&mut section);

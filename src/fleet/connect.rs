@@ -67,6 +67,7 @@ pub(crate) fn kind_of(code: &str, is_io: bool) -> &'static str {
 }
 
 /// An open connection to Redis.
+#[derive(Clone)]
 pub(crate) enum RedisLink {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),

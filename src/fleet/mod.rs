@@ -10,7 +10,7 @@
 
 mod channel;
 mod circuit;
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod members;
 mod pin;
 mod queue;

@@ -31,6 +31,28 @@ pub struct CareSeries {
     /// Suspect sockets, and sockets by quality, of each upstream.
     seen: Mutex<BTreeMap<String, (u32, [u32; Quality::ALL.len()])>>,
     broadcast: [IntCounter; Fate::ALL.len()],
+    /// Messages of the backend, by way and by whether they were sent.
+    emits: [[IntCounter; 2]; EmitVia::ALL.len()],
+}
+
+/// Ways of the backend's messages to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EmitVia {
+    Redis,
+    Bus,
+    Frames,
+}
+
+impl EmitVia {
+    const ALL: [Self; 3] = [Self::Redis, Self::Bus, Self::Frames];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Redis => "redis-adapter",
+            Self::Bus => "bus",
+            Self::Frames => "frames",
+        }
+    }
 }
 
 impl CareSeries {
@@ -44,7 +66,13 @@ impl CareSeries {
             "Recipients of broadcasts by result: reached, denied (broadcast is not allowed), polling, not_ready, \
              other_kind (the broadcast has no text or no event for it), closing, slow.",
             &["result"], r)?;
+        let emits = counters!("stickyd_emits_total",
+            "Messages of the backend (POST /api/v1/emit) by the way of the upstream, and by result: published, failed.",
+            &["via", "result"], r)?;
         Ok(Self {
+            emits: EmitVia::ALL.map(|via| {
+                ["published", "failed"].map(|result| emits.with_label_values(&[via.word(), result]))
+            }),
             trips,
             seen: Mutex::default(),
             broadcast: Fate::ALL.map(|fate| broadcast.with_label_values(&[fate.word()])),
@@ -68,6 +96,13 @@ impl CareSeries {
             for (quality, count) in Quality::ALL.into_iter().zip(qualities) {
                 live.gauge(&QUALITIES, &[("upstream", upstream), ("quality", quality.word())], (*count).into());
             }
+        }
+    }
+
+    /// Counts a message of the backend.
+    pub(crate) fn emitted(&self, via: EmitVia, is_published: bool) {
+        if let Some(counter) = self.emits.get(via as usize).and_then(|of| of.get(usize::from(!is_published))) {
+            counter.inc();
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::backend_labels::BackendLabels;
 use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
 use super::{CloseOrder, SocketKind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
@@ -28,6 +29,8 @@ pub(crate) struct Care {
     pub(crate) order: Option<CloseOrder>,
     /// Message that waits for the tunnel to take it; one at a time.
     post: Option<Box<Posted>>,
+    /// Labels that the backend has set; never empty.
+    pub(super) labels: Option<Arc<BackendLabels>>,
 }
 
 impl Care {

@@ -111,6 +111,8 @@ pub(crate) fn value(
     claims: ClaimTexts<'_>,
 ) -> Option<Vec<u8>> {
     match from {
+        // The backend sets it later (`backend_labels`).
+        LabelSource::Backend => None,
         LabelSource::Claim(name) => claims(name).map(String::into_bytes),
         LabelSource::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
         LabelSource::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),

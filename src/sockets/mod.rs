@@ -12,6 +12,7 @@
 //! and when a socket is closed (`drain::ordered`).
 
 pub(crate) mod attention;
+pub(crate) mod backend_labels;
 mod common;
 mod filter;
 mod holders;
@@ -80,6 +81,8 @@ pub struct Sockets {
     cap: usize,
     /// Number of polling sessions that operators closed so far.
     ended: AtomicU32,
+    /// Names of the labels that the backend has set.
+    backend_names: backend_labels::BackendNames,
     /// Reference to the list itself, for entries that leave it.
     own: Weak<Self>,
 }
@@ -122,6 +125,7 @@ impl Sockets {
             opened: AtomicUsize::new(0),
             cap,
             ended: AtomicU32::new(0),
+            backend_names: backend_labels::BackendNames::default(),
             own: own.clone(),
         })
     }

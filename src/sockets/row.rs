@@ -5,7 +5,9 @@
 //! the next socket.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use super::backend_labels::{BackendLabels, merged};
 use super::socket::Socket;
 use super::{lock, socket_id};
 use crate::websocket::round_trip::{Quality, RoundTrips};
@@ -14,6 +16,8 @@ use crate::websocket::round_trip::{Quality, RoundTrips};
 #[derive(Debug, Default)]
 pub struct SocketRow {
     texts: Vec<u8>,
+    /// Labels that the backend has set.
+    backend: Option<Arc<BackendLabels>>,
     /// Round trips that were measured so far.
     pub round_trips: RoundTrips,
     /// Quality of the client's connection, if it was measured.
@@ -31,10 +35,12 @@ impl SocketRow {
         socket_id::parts(&self.texts).sid
     }
 
-    /// Labels that the request had, with the names of their rules; `socket` must be the socket that was copied.
+    /// Labels that the request had, with the names of their rules, and those of the backend. `socket`
+    /// must be the socket that was copied.
     pub fn labels<'a>(&'a self, socket: &'a Socket) -> impl Iterator<Item = (&'a str, &'a str)> {
         let names = socket.labels().iter().map(|rule| rule.name.as_str());
-        names.zip(socket_id::labels(&self.texts)).filter_map(|(name, value)| Some((name, value?)))
+        let read = names.zip(socket_id::labels(&self.texts));
+        merged(read, self.backend.as_ref()).filter_map(|(name, value)| Some((name, value?)))
     }
 }
 
@@ -44,6 +50,7 @@ impl Socket {
         let cold = lock(&self.cold);
         told.texts.clear();
         told.texts.extend_from_slice(cold.texts());
+        told.backend = cold.backend_labels().cloned();
         let (round_trips, quality) = cold.measured();
         told.round_trips = round_trips;
         told.quality = quality;

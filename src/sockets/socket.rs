@@ -8,6 +8,7 @@ use std::task::Waker;
 use Ordering::{AcqRel, Relaxed};
 
 use super::attention::Care;
+use super::backend_labels::{BackendLabels, merged};
 use super::common::Common;
 use super::labels::{ClaimTexts, LONGEST_LABEL};
 use super::socket_id::{Texts, pack_label, printable};
@@ -78,6 +79,11 @@ impl Cold {
     /// Returns the encoded texts in one piece.
     pub(crate) fn texts(&self) -> &[u8] {
         self.texts.bytes()
+    }
+
+    /// Returns the labels that the backend has set.
+    pub(crate) fn backend_labels(&self) -> Option<&Arc<BackendLabels>> {
+        self.care.as_ref().and_then(|care| care.labels.as_ref())
     }
 
     /// Returns what pings that passed have measured.
@@ -179,7 +185,8 @@ impl Socket {
     /// Calls `f` with the sid (empty if there is none) and the labels by name.
     pub fn with_texts<R>(&self, f: impl FnOnce(&[u8], &[(&str, Option<&str>)]) -> R) -> R {
         let cold = lock(&self.cold);
-        let labels: Vec<_> = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels()).collect();
+        let read = self.labels().iter().map(|rule| rule.name.as_str()).zip(cold.texts.labels());
+        let labels: Vec<_> = merged(read, cold.backend_labels()).collect();
         f(cold.texts.sid(), &labels)
     }
 
@@ -196,7 +203,7 @@ impl Socket {
                     let value = claims(name).map(|value| printable(value.as_bytes(), LONGEST_LABEL));
                     pack_label(&mut packed, value.as_deref().or(known));
                 }
-                LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_) => {
+                LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_) | LabelSource::Backend => {
                     pack_label(&mut packed, known);
                 }
             }

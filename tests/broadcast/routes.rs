@@ -10,10 +10,10 @@ use crate::support::node::WsEcho;
 use crate::support::proxy::Binary;
 use crate::support::wait::within;
 
-type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+pub(super) type Client = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 /// A client of this path whose tunnel is open.
-async fn client(binary: &Binary, path: &str) -> Client {
+pub(super) async fn client(binary: &Binary, path: &str) -> Client {
     let (mut client, _) =
         within(tokio_tungstenite::connect_async(format!("ws://{}{path}", binary.address))).await.unwrap();
     client.send(Message::text("x")).await.unwrap();
@@ -22,7 +22,7 @@ async fn client(binary: &Binary, path: &str) -> Client {
 }
 
 /// The client got exactly these texts: after them comes the message that it sends now.
-async fn has_heard(client: &mut Client, expected: &[&str]) {
+pub(super) async fn has_heard(client: &mut Client, expected: &[&str]) {
     client.send(Message::text("last")).await.unwrap();
     for text in expected.iter().chain(&["last"]) {
         assert_eq!(within(client.next()).await.unwrap().unwrap(), Message::text(*text));

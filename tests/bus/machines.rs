@@ -63,6 +63,14 @@ async fn every_call_reaches_the_clients_of_both_machines() {
     wait_for("the sockets have joined on both machines", || {
         two.workers[1].ask("/ids?room=green").as_array().map(Vec::len) == Some(6)
     });
+    // Messages of the backend, too: the workers of the other machine are counted, and their clients answer.
+    for machine in [&one, &two] {
+        let (status, said) =
+            machine.emit(&json!({"rooms": ["red"], "event": "news", "args": ["secret-words-emitted"]}));
+        assert_eq!((status, &said["workers"], &said["sockets"]), (200, &json!(4), &json!(6)), "{said}");
+    }
+    let said = two.emit(&json!({"event": "question", "args": ["who"], "ack": true})).1;
+    assert_eq!(said["acks"].as_array().map(Vec::len), Some(12), "{said}");
     // Redis sees neither a message nor a room, nor the name of the application.
     let seen = monitor.text();
     assert!(seen.contains("\"PUBLISH\""), "{seen}");

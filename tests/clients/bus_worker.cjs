@@ -1,5 +1,7 @@
 // A Socket.IO application with no adapter of its own, driven over HTTP: GET /emit?text=…&room=…, /fetch, /ack, … Environment:
-// SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package).
+// SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package), ADAPTER
+// (classic, sharded or streams) with REDIS (its URL), LABELS (the admin listener of stickyd, whose token is in TOKEN: each
+// socket gets its room as the label `store`), LABEL_BY (conn or id).
 // Prints one line with its port, unless its stdin is a terminal or PM2's. See README.md.
 const { createServer } = require('node:http');
 const { Server } = require(process.env.SOCKET_IO ?? 'socket.io');
@@ -16,7 +18,11 @@ const servers = (process.env.SERVERS ?? '/socket.io').split(',').map((path) => n
 for (const io of servers) {
   io.on('connection', (socket) => {
     socket.data.pid = process.pid;
-    socket.on('join', (room, done) => { socket.join(room); done(process.pid); });
+    socket.on('join', async (room, done) => {
+      socket.join(room);
+      if (process.env.LABELS) await label(process.env.LABEL_BY === 'id' ? socket.id : socket.conn.id, { store: room });
+      done(process.pid);
+    });
     socket.on('others', (text) => socket.broadcast.emit('news', text));
     socket.on('hostile', (done) => {
       socket.join('\ud800');
@@ -37,6 +43,37 @@ if (options.connectionStateRecovery) {
     return session;
   };
 }
+/** Tells stickyd whose socket this is, as docs/backend.md says. */
+async function label(sid, labels) {
+  const answer = await fetch(`${process.env.LABELS}/api/v1/sockets/by-sid/${sid}`, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${process.env.TOKEN}`, 'content-type': 'application/json', 'x-stickyd': '1' },
+    body: JSON.stringify({ labels }),
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+}
+
+/** Sets the adapter that ADAPTER names. */
+async function setAdapter() {
+  const { createClient } = require('redis');
+  const connect = async () => {
+    const client = createClient({ url: process.env.REDIS });
+    client.on('error', (error) => console.error('bus_worker.cjs: redis:', error.message));
+    await client.connect();
+    return client;
+  };
+  const pub = await connect();
+  const adapter = {
+    classic: async () => require('@socket.io/redis-adapter').createAdapter(pub, await connect()),
+    sharded: async () => require('@socket.io/redis-adapter').createShardedAdapter(pub, await connect(), {
+      subscriptionMode: process.env.MODE ?? 'dynamic',
+    }),
+    streams: async () => require('@socket.io/redis-streams-adapter').createAdapter(pub),
+  };
+  const chosen = await adapter[process.env.ADAPTER]();
+  for (const io of servers) io.adapter(chosen);
+}
+
 function say() {
   servers[0].emit('news', 'meanwhile');
   servers[0].to('red').emit('news', 'meanwhile-red');
@@ -104,6 +141,8 @@ async function again(count) {
   return process.getActiveResourcesInfo().filter((name) => name === 'PipeWrap').length;
 }
 
-http.listen(Number(process.env.PORT ?? 0), process.env.HOST ?? '127.0.0.1', () => {
+const listen = () => http.listen(Number(process.env.PORT ?? 0), process.env.HOST ?? '127.0.0.1', () => {
   console.log(JSON.stringify({ port: http.address().port, pid: process.pid }));
 });
+if (process.env.ADAPTER) setAdapter().then(listen);
+else listen();

@@ -6,7 +6,7 @@ use super::{HEAD, errors, good};
 
 #[test]
 fn labels_are_read_from_queries_cookies_and_headers() {
-    let text = "labels = { store = \"query:storeId\", user = \"cookie: uid\", tenant = \"header:X-Tenant\" }";
+    let text = "labels = { store = \"query:storeId\", user = \"cookie: uid\", tenant = \"header:X-Tenant\", buyer = \"backend\" }";
     let labels = good(&format!("{HEAD}{text}")).upstreams.remove(0).labels;
     let places: Vec<_> = labels.iter().map(|label| (label.name.as_str(), label.from.clone())).collect();
     assert_eq!(
@@ -15,6 +15,7 @@ fn labels_are_read_from_queries_cookies_and_headers() {
             ("store", LabelSource::Query("storeId".to_owned())),
             ("user", LabelSource::Cookie("uid".to_owned())),
             ("tenant", LabelSource::Header("x-tenant".parse().unwrap())),
+            ("buyer", LabelSource::Backend),
         ]
     );
     assert!(good(HEAD).upstreams.remove(0).labels.is_empty());
@@ -31,7 +32,7 @@ fn all_mistakes_are_reported_at_once() {
         "`query:` is not a place",
         "`header:a b` is not a place",
         "`storeId` is not a place",
-        "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\" or \"jwt:CLAIM\"",
+        "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\" or \"backend\"",
         "s.toml:6:1",
     ] {
         assert!(said.contains(words), "{words}: {said}");
@@ -50,4 +51,12 @@ fn secrets_cannot_be_labels() {
     for cookie in ["stickyd_app", "STICKYD_app"] {
         assert!(errors(&format!("labels = {{ a = \"cookie:{cookie}\" }}")).contains("the affinity cookie"), "{cookie}");
     }
+}
+
+/// Limits act when a socket opens, before the application can say whose it is.
+#[test]
+fn labels_of_the_backend_cannot_limit_users() {
+    let route = "[[route]]\nupstream = \"app\"\nusers = { by = \"user\", sockets = 1 }";
+    let said = errors(&format!("labels = {{ user = \"backend\" }}\n{route}"));
+    assert!(said.contains("`users` is by the label `user`, which the application sets only later"), "{said}");
 }

@@ -70,6 +70,44 @@ pub struct BroadcastOrder {
     pub filter: BTreeMap<String, String>,
 }
 
+/// Body of `PUT /api/v1/sockets/by-sid/{sid}`; a label with `null` is removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelsOrder {
+    #[serde(deserialize_with = "label_values")]
+    pub labels: BTreeMap<String, Option<String>>,
+    #[serde(default, deserialize_with = "namespace", skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(default, deserialize_with = "upstream", skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+}
+
+/// Body of `POST /api/v1/emit`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmitOrder {
+    #[serde(default, deserialize_with = "ack", skip_serializing_if = "Option::is_none")]
+    pub ack: Option<bool>,
+    #[serde(default, deserialize_with = "args", skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<Value>>,
+    #[serde(default, deserialize_with = "event", skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    #[serde(default, deserialize_with = "except", skip_serializing_if = "Option::is_none")]
+    pub except: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "namespace", skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(default, deserialize_with = "path", skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(default, deserialize_with = "rooms", skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    #[serde(default, deserialize_with = "timeout", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+    #[serde(default, deserialize_with = "upstream", skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
@@ -98,6 +136,12 @@ fields! {
     event: String = "`event` must be a string"
     namespace: String = "`namespace` must be a string"
     text: String = "`text` must be a string"
+    ack: bool = "`ack` must be true or false"
+    rooms: Vec<String> = "`rooms` must be a list of strings"
+    except: Vec<String> = "`except` must be a list of strings"
+    path: String = "`path` must be a string"
+    timeout: String = "`timeout` must be a duration with a unit, such as \"5s\""
+    upstream: String = "`upstream` must be a string"
 }
 
 fn all<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
@@ -106,6 +150,18 @@ fn all<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
 
 fn dry_run<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
     typed(from, "`dry_run` must be true or false")
+}
+
+/// Reads the values of labels; a number is converted, and `null` stays.
+fn label_values<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Option<String>>, D::Error> {
+    let text = |(name, value): (String, Value)| match value {
+        Value::Null => Ok((name, None)),
+        Value::String(text) => Ok((name, Some(text))),
+        Value::Number(number) => Ok((name, Some(number.to_string()))),
+        _ => Err(D::Error::custom(format!("the label `{name}` must be a string, a number or null"))),
+    };
+    let all: BTreeMap<String, Value> = typed(from, "`labels` must be an object such as {\"user\": \"7\"}")?;
+    all.into_iter().map(text).collect()
 }
 
 /// Reads the remaining fields as texts; a number is converted.

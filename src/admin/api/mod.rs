@@ -21,7 +21,7 @@ mod worker;
 
 use serde::{Deserialize, Serialize};
 
-pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, GraceOrder, LogOrder};
+pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, EmitOrder, GraceOrder, LabelsOrder, LogOrder};
 pub use event::{EventView, EventsAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
@@ -29,8 +29,8 @@ pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{
-    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, LegView, NotReached, RoundTripView,
-    SocketView, SocketsAnswer, WayView,
+    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, LabelledSocket, LegView,
+    NotReached, RoundTripView, SocketView, SocketsAnswer, WayView,
 };
 pub use spawn::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, UpstreamStats, WorkerStats};

@@ -3,6 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 pub const BROADCAST: &str = "/api/v1/broadcast";
+pub const EMIT: &str = "/api/v1/emit";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const FLEET: &str = "/api/v1/fleet";
@@ -20,6 +21,7 @@ pub const SOCKETS: &str = "/api/v1/sockets";
 pub const SOCKETS_CLOSE: &str = "/api/v1/sockets/close";
 pub const SOCKET: &str = "/api/v1/sockets/{id}";
 pub const SOCKET_CLOSE: &str = "/api/v1/sockets/{id}/close";
+pub const SOCKET_LABELS: &str = "/api/v1/sockets/by-sid/{sid}";
 pub const SPAWN: &str = "/api/v1/spawn";
 pub const SPAWN_WISH: &str = "/api/v1/spawn/{upstream}/{word}";
 pub const STATS: &str = "/api/v1/stats";
@@ -29,8 +31,9 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 25] = [
+pub const PATHS: [(&str, &[&str]); 27] = [
     (BROADCAST, &["post"]),
+    (EMIT, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (FLEET, &["get"]),
@@ -48,6 +51,7 @@ pub const PATHS: [(&str, &[&str]); 25] = [
     (SOCKETS_CLOSE, &["get", "post"]),
     (SOCKET, &["get"]),
     (SOCKET_CLOSE, &["post"]),
+    (SOCKET_LABELS, &["put"]),
     (SPAWN, &["get"]),
     (SPAWN_WISH, &["post"]),
     (STATS, &["get"]),
@@ -72,6 +76,11 @@ pub fn socket(id: &str) -> String {
 /// Returns the path that closes one socket.
 pub fn socket_close(id: &str) -> String {
     SOCKET_CLOSE.replace("{id}", &encoded(id))
+}
+
+/// Returns the path of the labels of the socket with a session.
+pub fn socket_labels(sid: &str) -> String {
+    SOCKET_LABELS.replace("{sid}", &encoded(sid))
 }
 
 /// Returns the path that sets the admin state of one worker.

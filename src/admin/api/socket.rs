@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Answer to `GET /api/v1/sockets`: one page of the list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -106,6 +107,37 @@ pub struct BroadcastAnswer {
     pub not_reached: NotReached,
     pub reached: u32,
     pub took_ms: Option<u64>,
+}
+
+/// Answer to `PUT /api/v1/sockets/by-sid/{sid}`: the socket and all its labels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelledSocket {
+    pub id: String,
+    pub labels: BTreeMap<String, String>,
+    pub transport: String,
+    pub upstream: String,
+}
+
+/// Answer to `POST /api/v1/emit`. Fields that the way of the upstream cannot know are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EmitAnswer {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acks: Option<Vec<Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_reached: Option<NotReached>,
+    pub published: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
 }
 
 /// Numbers of sockets that a broadcast did not reach, by reason.

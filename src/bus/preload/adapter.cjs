@@ -218,21 +218,25 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     const opts = header.o && { rooms: new Set(header.o.r), except: new Set(header.o.x), flags: header.o.f };
     const tell = (answer, sent) => this.link.tell(origin, pack(answer, sent));
     switch (header.k) {
-      case 'emit': return this.deliver(header.r && parts.pop(), parts, opts);
-      case 'ack': return this.deliverWithAck(header, this.decode(parts, true), opts, tell);
+      case 'emit': return this.deliver(header, parts, opts, tell);
+      case 'ack': return this.deliverWithAck(header, this.packetOf(header, parts), opts, tell);
       case 'join': return super.addSockets(opts, header.rooms);
       case 'leave': return super.delSockets(opts, header.rooms);
       case 'disconnect': return super.disconnectSockets(opts, header.close);
       case 'fetch': return this.answerInParts(origin, header, this.matching(opts).map(describe), tell);
       case 'ids': return this.answerInParts(origin, header, this.matching(opts).map((socket) => socket.id), tell);
+      case 'session': return this.tellSession(header, tell);
       case 'side': return this.deliverSide(header, this.decode(parts), tell);
     }
   }
 
-  deliver(id, parts, opts) {
+  deliver(header, parts, opts, tell) {
+    const id = header.r && parts.pop();
+    // The hub counts the sockets that a message of the backend is for.
+    if (header.q !== undefined) tell({ q: header.q, c: this.matching(opts).length });
     // Most messages to a room concern few workers.
     if (!this.reaches(opts) && !id) return;
-    const packet = this.decode(parts, true);
+    const packet = this.packetOf(header, parts);
     if (id) {
       packet.data.push(id);
       this.packets?.push({ id, opts, data: packet.data, emittedAt: Date.now() });
@@ -240,13 +244,21 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
     Plain.prototype.broadcast.call(this, packet, opts);
   }
 
-  deliverWithAck({ q }, packet, opts, tell) {
+  deliverWithAck({ q, d }, packet, opts, tell) {
     if (!packet || typeof super.broadcastWithAck !== 'function') return tell({ q, c: 0 });
-    const answer = (value) => quietly(() => tell({ q }, this.encode({ type: 2, data: ['answer', value] })));
+    const answer = (value) =>
+      quietly(() => (d ? tell({ q, a: value ?? null }) : tell({ q }, this.encode({ type: 2, data: ['answer', value] }))));
     super.broadcastWithAck(packet, opts, (c) => tell({ q, c }), answer);
     // Clients that never answer must not keep the callback for ever.
     const forget = () => this.nsp.sockets.forEach((socket) => socket.acks?.delete(packet.id));
     setTimeout(() => quietly(forget), (opts.flags?.timeout ?? PATIENCE) + 1000).unref();
+  }
+
+  /** The Engine.IO session of a socket, which the hub asks for. */
+  tellSession({ q, id }, tell) {
+    const sid = this.nsp.sockets.get(id)?.conn?.id;
+    tell({ q, c: sid ? 1 : 0 });
+    if (sid) tell({ q, a: sid });
   }
 
   deliverSide({ q }, data, tell) {
@@ -321,6 +333,11 @@ const busAdapter = (Base, Plain) => class BusAdapter extends Base {
   /** The packet in the application's own encoding: other workers read exactly what a client would read. */
   encode(packet) {
     return this.encoder.encode({ ...packet, nsp: this.nsp.name });
+  }
+
+  /** The packet of a message. Those of the backend are in the header, because the hub knows no parser. */
+  packetOf(header, parts) {
+    return header.d ? { type: 2, data: header.d } : this.decode(parts, true);
   }
 
   /** Reads a packet; returns its data, or all of it. */

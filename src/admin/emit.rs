@@ -1,0 +1,252 @@
+//! `POST /api/v1/emit`: sends a Socket.IO event of the backend to the clients of an upstream, on the way that
+//! `[upstream.NAME] emit` names.
+//!
+//! A message is sent at most once. If anything in the request is wrong, nothing is sent. Left out: what each way sends
+//! (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing else (`auth`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::api::{EmitAnswer, EmitOrder};
+use super::broadcast::{Allowed, check_event, describe, send_to};
+use super::layers::WholeBody;
+use super::sockets::close::{read_order, wrong};
+use super::sockets::gather;
+use super::{Api, ApiRefusal, refuse};
+use crate::broadcast::{Broadcast, LONGEST, event};
+use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
+use crate::clock;
+use crate::config::{EmitRedis, EmitWay};
+use crate::metrics::EmitVia;
+use crate::sockets::{Filter, Socket};
+use crate::telemetry::say_full;
+use crate::upstream::Upstream;
+
+/// Fields that a request body may have, for error messages.
+const HELP: &str =
+    "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
+
+/// Messages that may be under way at once.
+pub(crate) const UNDER_WAY: usize = 16;
+/// Maximum number of rooms of a message, and of bytes of the name of one.
+const MOST_ROOMS: usize = 1_000;
+const LONGEST_ROOM: usize = 512;
+/// Time in which clients are to answer, if the request does not say it, and the longest that it may say.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(5);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `POST /api/v1/emit`: sends an event, and waits for the result.
+pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<EmitAnswer>, ApiRefusal> {
+    let order: EmitOrder = read_order(&body, HELP)?;
+    let upstream = upstream(&api, order.upstream.as_deref())?;
+    let message = message(&order)?;
+    let way = way(&api, &upstream)?;
+    let ack = ack(&order, &way)?;
+    let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
+        say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
+    };
+    let via = match &way {
+        EmitWay::Redis(_) => EmitVia::Redis,
+        EmitWay::Bus => EmitVia::Bus,
+        EmitWay::Frames => EmitVia::Frames,
+    };
+    let said = match way {
+        EmitWay::Redis(to) => over_redis(&api, &upstream, &to, &message).await,
+        EmitWay::Bus => over_bus(&api, &upstream, message, ack, order.path).await,
+        EmitWay::Frames => as_frames(&api, &upstream, &message, order.text.as_deref(), seat).await,
+    };
+    api.shared.metrics.care.emitted(via, said.is_ok());
+    said.map(Json)
+}
+
+/// Returns the upstream that a request names; it may be left out if there is only one.
+fn upstream(api: &Api, name: Option<&str>) -> Result<Arc<Upstream>, ApiRefusal> {
+    let snapshot = api.shared.snapshot.load();
+    let mut all = snapshot.upstreams.iter().filter(|upstream| !upstream.removed);
+    let found = match name {
+        Some(name) => all.find(|upstream| upstream.config.name == name),
+        None => match (all.next(), all.next()) {
+            (Some(only), None) => Some(only),
+            _ => return Err(wrong("there are several upstreams: give `upstream`")),
+        },
+    };
+    let missing = || refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{}`", name.unwrap_or_default()));
+    found.cloned().ok_or_else(missing)
+}
+
+/// Returns the way of an upstream's messages: the one of the file, or else the bus where it is on.
+fn way(api: &Api, upstream: &Upstream) -> Result<EmitWay, ApiRefusal> {
+    match &upstream.config.emit {
+        Some(way) => Ok(way.clone()),
+        None if upstream.config.bus && api.shared.bus.linked(&upstream.config.name) > 0 => Ok(EmitWay::Bus),
+        None => {
+            let name = &upstream.config.name;
+            let why = format!(
+                "no worker of `{name}` is linked to the bus, and [upstream.{name}] has no `emit`: \
+                 write emit = {{ via = \"redis-adapter\", redis = … }} or {{ via = \"frames\" }}"
+            );
+            Err(refuse(StatusCode::FORBIDDEN, why))
+        }
+    }
+}
+
+/// Checks the message of a request.
+fn message(order: &EmitOrder) -> Result<EmitMessage, ApiRefusal> {
+    let Some(name) = order.event.clone() else {
+        return Err(wrong(format!("nothing to send: give `event`; {HELP}")));
+    };
+    let namespace = order.namespace.clone().unwrap_or_else(|| "/".to_owned());
+    check_event(&namespace, &name)?;
+    let (rooms, except) = (order.rooms.clone().unwrap_or_default(), order.except.clone().unwrap_or_default());
+    for (what, rooms) in [("rooms", &rooms), ("except", &except)] {
+        if rooms.len() > MOST_ROOMS || rooms.iter().any(|room| room.is_empty() || room.len() > LONGEST_ROOM) {
+            let why = format!("`{what}` must have at most {MOST_ROOMS} names of 1 to {LONGEST_ROOM} bytes");
+            return Err(wrong(why));
+        }
+    }
+    let args = order.args.clone().unwrap_or_default();
+    for (what, text) in [("event", Some(event(&namespace, &name, &args))), ("text", order.text.clone())] {
+        if let Some(long) = text.map(|text| text.len()).filter(|length| *length > LONGEST) {
+            let why = format!("`{what}` has {long} bytes, but the limit is {LONGEST}: nothing was sent");
+            return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+    }
+    Ok(EmitMessage { namespace, rooms, except, event: name, args })
+}
+
+/// Checks what only one of the ways can do. Returns the time for the answers of clients, if they are asked.
+fn ack(order: &EmitOrder, way: &EmitWay) -> Result<Option<Duration>, ApiRefusal> {
+    let asks = order.ack.unwrap_or(false);
+    if *way != EmitWay::Bus && (asks || order.path.is_some()) {
+        return Err(wrong("`ack` and `path` need an upstream with emit = { via = \"bus\" }: nothing was sent"));
+    }
+    if *way != EmitWay::Frames && order.text.is_some() {
+        return Err(wrong("`text` needs an upstream with emit = { via = \"frames\" }: nothing was sent"));
+    }
+    if !asks && order.timeout.is_some() {
+        return Err(wrong("`timeout` needs \"ack\": true"));
+    }
+    let time = order.timeout.as_deref().map_or(Ok(USUAL_TIMEOUT), |text| {
+        let time = humantime::parse_duration(text.trim()).ok();
+        let fits = |time: &Duration| (Duration::from_millis(1)..=LONGEST_TIMEOUT).contains(time);
+        time.filter(fits).ok_or_else(|| wrong("`timeout` must be a duration from 1ms to 30s, such as \"5s\""))
+    })?;
+    Ok(asks.then_some(time))
+}
+
+async fn over_redis(
+    api: &Api,
+    upstream: &Upstream,
+    to: &Arc<EmitRedis>,
+    message: &EmitMessage,
+) -> Result<EmitAnswer, ApiRefusal> {
+    let snapshot = api.shared.snapshot.load_full();
+    api.emit_links.retain(|name| snapshot.upstreams.iter().any(|upstream| upstream.config.name == name));
+    let name = &upstream.config.name;
+    match api.emit_links.publish(name, to, message).await {
+        Ok(()) => Ok(EmitAnswer { published: true, ..EmitAnswer::default() }),
+        Err(error) => {
+            let (redis, kind, words) = (&to.address, error.kind(), error.words());
+            tracing::warn!(upstream = %name, %redis, kind, error = %words, "cannot publish a message of the backend");
+            let why = format!("the Redis of the adapter of `{name}`, {redis}, did not take the message: {words}");
+            Err(refuse(StatusCode::BAD_GATEWAY, why))
+        }
+    }
+}
+
+async fn over_bus(
+    api: &Api,
+    upstream: &Upstream,
+    message: EmitMessage,
+    ack: Option<Duration>,
+    path: Option<String>,
+) -> Result<EmitAnswer, ApiRefusal> {
+    let began = Instant::now();
+    let name = upstream.config.name.clone();
+    let unlinked = || {
+        let why = format!("no worker of `{name}` is linked to the bus: nothing was sent");
+        Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
+    };
+    let Some(emitted) = ask_bus(api, &name, path, EmitMatter::Event(message, ack)).await else { return unlinked() };
+    Ok(EmitAnswer {
+        acks: ack.is_some().then_some(emitted.answers),
+        published: true,
+        silent: Some(emitted.silent),
+        sockets: Some(emitted.sockets),
+        took_ms: u64::try_from(began.elapsed().as_millis()).ok(),
+        workers: Some(emitted.workers),
+        ..EmitAnswer::default()
+    })
+}
+
+/// Hands a matter to the workers of an upstream that are linked to the bus, and waits for their answers; `None` if no
+/// worker is linked, or stickyd stops.
+pub(crate) async fn ask_bus(api: &Api, upstream: &str, path: Option<String>, matter: EmitMatter) -> Option<BusEmitted> {
+    let orders = api.shared.bus.emits().filter(|_| api.shared.bus.linked(upstream) > 0)?;
+    let (done, emitted) = oneshot::channel();
+    orders.send(BusEmit { upstream: upstream.to_owned(), path, matter, done }).await.ok()?;
+    emitted.await.ok()
+}
+
+async fn as_frames(
+    api: &Api,
+    upstream: &Upstream,
+    message: &EmitMessage,
+    text: Option<&str>,
+    seat: OwnedSemaphorePermit,
+) -> Result<EmitAnswer, ApiRefusal> {
+    let began = Instant::now();
+    let rooms = [&message.rooms, &message.except].map(|rooms| rooms.iter().map(|room| label(room)).collect());
+    let [rooms, except]: [Result<Vec<_>, _>; 2] = rooms;
+    let sockets = chosen(api, upstream, &rooms?, &except?).await;
+    let matched = sockets.len();
+    let plain = match text {
+        Some(text) => text.to_owned(),
+        None => serde_json::json!({ "args": message.args, "event": message.event }).to_string(),
+    };
+    let framed = event(&message.namespace, &message.event, &message.args);
+    let broadcast = Broadcast::new(Some(&plain), Some(&framed));
+    let allowed = Allowed::now(&api.shared, Some(&upstream.config.name));
+    let counts = send_to(api, seat, broadcast, sockets, allowed).await?;
+    let described = describe(matched, &counts, began.elapsed());
+    Ok(EmitAnswer {
+        matched: Some(matched),
+        not_reached: Some(described.not_reached),
+        published: true,
+        reached: Some(described.reached),
+        took_ms: described.took_ms,
+        ..EmitAnswer::default()
+    })
+}
+
+/// Reads a room as the label that it stands for where messages go as frames.
+fn label(room: &str) -> Result<(String, String), ApiRefusal> {
+    let label = room.split_once([':', '=']).filter(|(name, value)| !name.is_empty() && !value.is_empty());
+    let wrong =
+        || wrong(format!("with via = \"frames\" a room is a label with its value such as user:7, not `{room}`"));
+    label.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(wrong)
+}
+
+/// The sockets of an upstream that have any of some labels, all if there are none, without those that are excepted.
+async fn chosen(
+    api: &Api,
+    upstream: &Upstream,
+    labels: &[(String, String)],
+    except: &[(String, String)],
+) -> Vec<Arc<Socket>> {
+    let filter = Filter { upstream: Some(upstream.config.name.clone()), ..Filter::default() };
+    let mut sockets = gather(&api.shared.sessions.sockets, &filter, clock::now_s()).await;
+    sockets.retain(|socket| {
+        socket.with_texts(|_, own| {
+            let has = |(name, value): &(String, String)| own.contains(&(name, Some(value)));
+            (labels.is_empty() || labels.iter().any(has)) && !except.iter().any(has)
+        })
+    });
+    sockets
+}
