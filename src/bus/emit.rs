@@ -1,8 +1,8 @@
 //! Messages of the backend for the workers of an upstream: published like those of a worker, and counted.
 //!
 //! Each group of members has a sender of its own, which is not a member: servers neither count it nor wait for it.
-//! Members answer it with the number of sockets that they handed the message to and, if asked, with the answers of these
-//! clients. A member that does not answer in time counts as silent. Left out: what is done at a member
+//! Members answer it with the number of sockets that they handed the message to and, if asked, with the answers of
+//! these clients. A member that does not answer in time counts as silent. Left out: what is done at a member
 //! (`preload/adapter.cjs`).
 
 use std::cell::{Cell, RefCell};

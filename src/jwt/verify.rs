@@ -135,8 +135,8 @@ fn check(claims: &Claims, terms: &TokenTerms, now_s: u64) -> Result<(), TokenFau
     }
 }
 
-/// Decodes base64url and JSON. The text is checked as a whole: from bytes, the parser takes any bytes in the fields that
-/// it skips.
+/// Decodes base64url and JSON. The text is checked as a whole: from bytes, the parser takes any bytes in the fields
+/// that it skips.
 fn json<T: for<'de> Deserialize<'de>>(part: &[u8]) -> Option<T> {
     let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
     serde_json::from_str(std::str::from_utf8(&bytes).ok()?).ok()
