@@ -144,6 +144,9 @@ impl Fleet {
 
     /// Connects this many clients through stickyd, and checks that they are on all workers.
     pub(crate) async fn clients(&self, count: usize) -> Clients {
+        // A worker is linked before its first health check has passed.
+        let up = self.workers.len() as f64;
+        wait_for("the workers are up", || self.metric("stickyd_worker_up{") >= up);
         let (clients, workers) = Clients::connect(count, &[self.stickyd.url("")], &[]).await;
         assert_eq!(workers, self.workers.len() as u64, "clients are on all workers");
         clients

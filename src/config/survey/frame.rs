@@ -33,6 +33,14 @@ fn needs(table: &str, next: Option<&str>, path: &str) -> &'static [(&'static str
         }
         ("upstream.NAME", _) => &[("workers", "[\"127.0.0.1:3001\"]")],
         ("upstream.NAME.spawn", _) => &[("command", "[\"sh\"]")],
+        ("upstream.NAME.emit", None | Some("via")) => &[("via", "\"bus\"")],
+        ("upstream.NAME.emit", Some("tls")) => {
+            &[("via", "\"redis-adapter\""), ("redis", "\"rediss://127.0.0.1:6379\"")]
+        }
+        ("upstream.NAME.emit", Some("streams")) => {
+            &[("via", "\"redis-adapter\""), ("redis", "\"redis://127.0.0.1:6379\""), ("adapter", "\"streams\"")]
+        }
+        ("upstream.NAME.emit", _) => &[("via", "\"redis-adapter\""), ("redis", "\"redis://127.0.0.1:6379\"")],
         ("upstream.NAME.health", _) => &[("path", "\"/\"")],
         ("listener[].tls.hsts", _) => &[("max_age", "\"365d\"")],
         ("log", Some("access_file" | "skip" | "sample")) => &[("access", "true")],
