@@ -176,6 +176,7 @@ async fn over_bus(
     let Some(emitted) = ask_bus(api, &name, path, EmitMatter::Event(message, ack)).await else { return unlinked() };
     Ok(EmitAnswer {
         acks: ack.is_some().then_some(emitted.answers),
+        acks_dropped: Some(emitted.dropped).filter(|dropped| *dropped > 0),
         published: true,
         silent: Some(emitted.silent),
         sockets: Some(emitted.sockets),

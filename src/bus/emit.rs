@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::Hub;
 use super::frame::{MemberId, Publish};
 use super::group::{BusGroup, GroupKey};
+use crate::telemetry::say_full;
 
 /// Path that Socket.IO servers have if nothing else is set.
 const USUAL_PATH: &str = "/socket.io";
@@ -110,6 +111,8 @@ pub(crate) struct BusEmitted {
     pub(crate) sockets: u64,
     /// Answers of clients, in the order in which they came.
     pub(crate) answers: Vec<Value>,
+    /// Answers of clients that came and were not kept, because there were too many or they were too large.
+    pub(crate) dropped: u64,
 }
 
 /// The way of orders to the hub's thread.
@@ -188,6 +191,14 @@ async fn run(hub: &Rc<Hub>, order: &BusEmit) -> BusEmitted {
         result.workers += one.result.workers;
         result.sockets += one.result.sockets;
         result.answers.extend(one.result.answers);
+        result.dropped += one.result.dropped;
+    }
+    if result.dropped > 0 {
+        say_full!(
+            limit = MOST_ANSWERS,
+            dropped = result.dropped,
+            "answers of clients to a message of the backend were dropped: there are too many, or over 4 MiB"
+        );
     }
     result
 }
@@ -250,7 +261,9 @@ impl EmitsUnderWay {
         if answer.none.is_some() {
             one.waiting.remove(&member);
         } else if let Some(count) = answer.c {
-            one.counted.insert(member);
+            if !one.counted.insert(member) {
+                return;
+            }
             one.result.workers += 1;
             one.result.sockets += u64::from(count);
             *left += i64::from(if one.with_ack { count } else { 0 });
@@ -260,6 +273,8 @@ impl EmitsUnderWay {
             one.answer_bytes += payload.len();
             if one.result.answers.len() < MOST_ANSWERS && one.answer_bytes <= MOST_ANSWER_BYTES {
                 one.result.answers.push(value);
+            } else {
+                one.result.dropped += 1;
             }
             if left > 0 {
                 return;
@@ -349,7 +364,7 @@ mod tests {
         emits.gone(MemberId(3));
         let one = emits.all.borrow_mut().remove(&1).unwrap();
         assert!(one.waiting.is_empty());
-        assert_eq!(one.result, BusEmitted { workers: 1, silent: 1, sockets: 2, answers: Vec::new() });
+        assert_eq!(one.result, BusEmitted { workers: 1, silent: 1, sockets: 2, ..BusEmitted::default() });
     }
 
     #[test]
@@ -363,6 +378,19 @@ mod tests {
         let one = emits.all.borrow_mut().remove(&1).unwrap();
         assert_eq!((one.result.sockets, one.result.answers), (2, vec![Value::Null, Value::from("yes")]));
         assert!(one.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_member_counts_once_and_dropped_answers_are_counted() {
+        let emits = under_way(&[1], true);
+        for _ in 0..2 {
+            emits.answered(MemberId(1), &answer(r#"{"q":1,"c":3}"#));
+        }
+        let large = json!({"q": 1, "a": "x".repeat(MOST_ANSWER_BYTES)}).to_string();
+        emits.answered(MemberId(1), &answer(&large));
+        let one = emits.all.borrow_mut().remove(&1).unwrap();
+        assert_eq!((one.result.workers, one.result.sockets, one.result.dropped), (1, 3, 1));
+        assert!(one.result.answers.is_empty());
     }
 
     proptest::proptest! {

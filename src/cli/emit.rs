@@ -86,6 +86,9 @@ fn told(said: &EmitAnswer) -> String {
     if let Some(acks) = &said.acks {
         text.push_str(&format!("{} clients answered\n", acks.len()));
         acks.iter().for_each(|ack| text.push_str(&format!("{ack}\n")));
+        if let Some(dropped) = said.acks_dropped {
+            text.push_str(&format!("{dropped} more answers were dropped: there are too many, or over 4 MiB\n"));
+        }
     }
     text
 }

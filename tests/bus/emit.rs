@@ -56,12 +56,12 @@ async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
     got(clients, "rooms", 12, 6).await;
     send(json!({"except": ["red"], "event": "news", "args": ["except"]}));
     got(clients, "except", 6, 0).await;
-    send(json!({"rooms": ["none"], "event": "news", "args": ["nobody"]}));
-    send(json!({"namespace": "/other", "event": "news", "args": ["nobody"]}));
+    send(json!({"rooms": ["none"], "event": "news", "args": ["unheard"]}));
+    send(json!({"namespace": "/other", "event": "news", "args": ["unheard"]}));
     let long = "ü".repeat(200);
     send(json!({"event": "news", "args": [long, 1, -1, 1.5, null, true, {"a": [[]]}]}));
     got(clients, &long, 12, 6).await;
-    got(clients, "nobody", 0, 0).await;
+    got(clients, "unheard", 0, 0).await;
     let (said, is_fine) = fleet.command(&["emit", "news", "command", "--room", "red", "--upstream", "app"]);
     assert!(is_fine && said.starts_with("published"), "{said}");
     got(clients, "command", 6, 6).await;
@@ -146,7 +146,7 @@ async fn the_bus_counts_and_collects_answers() {
     got(&mut clients, "room", 6, 6).await;
     assert_eq!(emit(json!({"except": ["red"], "event": "news", "args": ["except"]})), counted(6));
     got(&mut clients, "except", 6, 0).await;
-    assert_eq!(emit(json!({"rooms": ["none"], "event": "news", "args": ["nobody"]})), counted(0));
+    assert_eq!(emit(json!({"rooms": ["none"], "event": "news", "args": ["unheard"]})), counted(0));
     assert_eq!(
         emit(json!({"namespace": "/none", "event": "news"})),
         json!({"published": true, "silent": 0, "sockets": 0, "workers": 0})
@@ -161,7 +161,7 @@ async fn the_bus_counts_and_collects_answers() {
     assert_eq!((&silent["sockets"], &silent["acks"]), (&json!(12), &json!([])));
     let (said, is_fine) = fleet.command(&["emit", "question", "\"x\"", "--room", "red", "--ack"]);
     assert!(is_fine && said.contains("6 sockets") && said.contains("6 clients answered"), "{said}");
-    got(&mut clients, "nobody", 0, 0).await;
+    got(&mut clients, "unheard", 0, 0).await;
     assert_eq!(
         fleet.workers[0].ask("/side?text=x").as_array().map(Vec::len),
         Some(2),

@@ -72,8 +72,8 @@ async fn are_used_everywhere(by: &str) {
     let (status, answer) = fleet.emit(&json!({"except": ["store:red"], "event": "news", "args": ["to-others"]}));
     assert_eq!((status, &answer["matched"], &answer["reached"]), (200, &json!(6), &json!(4)), "{answer}");
     assert_eq!(clients.ask("got to-others 4").await, json!({"once": 4, "total": 4, "red": 0}));
-    let nobody = fleet.emit(&json!({"rooms": ["store:none"], "event": "news"}));
-    assert_eq!((nobody.0, &nobody.1["matched"]), (200, &json!(0)));
+    let unheard = fleet.emit(&json!({"rooms": ["store:none"], "event": "news"}));
+    assert_eq!((unheard.0, &unheard.1["matched"]), (200, &json!(0)));
     assert_eq!(fleet.emit(&json!({"rooms": ["red"], "event": "news"})).0, 422, "not a label with its value");
     let (said, is_fine) = fleet.command(&["close", "--label", "store=blue", "--yes"]);
     assert!(is_fine, "{said}");

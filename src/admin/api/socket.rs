@@ -124,6 +124,8 @@ pub struct EmitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks: Option<Vec<Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acks_dropped: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_reached: Option<NotReached>,
