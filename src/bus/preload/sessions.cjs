@@ -3,6 +3,8 @@
 
 /** Milliseconds in which changes of rooms are gathered before the hub is told about a session. */
 const GATHER = 100;
+/** Maximum number of own messages that are kept while questions are open. */
+const MOST_HEARD = 10_000;
 
 /** Whether a message to these rooms is for a socket that is in `own`. */
 function isFor(own, { rooms, except }) {
@@ -12,7 +14,7 @@ function isFor(own, { rooms, except }) {
 /** Tells the hub the sessions of this process, so that a client can recover after the process has died. */
 class HubSessions {
   constructor(adapter) {
-    Object.assign(this, { adapter, dirty: new Set(), told: new Map(), timer: null, restoring: new Set() });
+    Object.assign(this, { adapter, dirty: new Set(), told: new Map(), timer: null, restoring: 0, heard: [], first: 0 });
     this.sweep = setInterval(() => quietly(() => this.all(true)), REPORT).unref();
   }
 
@@ -66,17 +68,24 @@ class HubSessions {
   }
 
   /** A message of this worker itself. Questions that are open need it: the hub has it after its answer, and does not
-   * send it back. */
+   * send it back. If there are too many, those questions find nothing, and their clients begin anew. */
   said(data, opts) {
-    for (const meanwhile of this.restoring) meanwhile.push({ data, opts });
+    if (!this.restoring) return;
+    if (this.heard.length >= MOST_HEARD) this.forget();
+    this.heard.push({ data, opts });
+  }
+
+  forget() {
+    this.first += this.heard.length;
+    this.heard = [];
   }
 
   async restore(pid, offset) {
     const { link, nsp } = this.adapter;
     if (!link.live) return null;
     let found = null;
-    const meanwhile = [];
-    this.restoring.add(meanwhile);
+    const from = this.first + this.heard.length;
+    this.restoring += 1;
     await new Promise((end) => {
       const answer = ({ header, body }) => {
         if (!header.session) return;
@@ -94,8 +103,11 @@ class HubSessions {
       const request = link.ask({ peers: ['hub'], patience: 2000, answer, end });
       link.send(TO_HUB.restore, json({ request: request.id, nsp: nsp.name, pid, offset }));
     });
-    this.restoring.delete(meanwhile);
-    if (found) found.missedPackets.push(...meanwhile.filter(({ opts }) => isFor(found.rooms, opts)).map(({ data }) => data));
+    this.restoring -= 1;
+    const meanwhile = from < this.first ? null : this.heard.slice(from - this.first);
+    if (!this.restoring) this.forget();
+    if (!found || !meanwhile) return null;
+    found.missedPackets.push(...meanwhile.filter(({ opts }) => isFor(found.rooms, opts)).map(({ data }) => data));
     return found;
   }
 
