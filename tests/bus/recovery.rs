@@ -97,3 +97,10 @@ async fn one_client(fleet: &Fleet) -> (Clients, Vec<String>) {
     assert_eq!(clients.ask("got first 1").await["once"], 1);
     (clients, urls)
 }
+
+/// The messages that a worker says while it asks for sessions are kept once for all questions, and not without a bound.
+#[test]
+fn own_messages_are_kept_for_open_questions_up_to_a_bound() {
+    let ran = std::process::Command::new("node").arg("tests/clients/hub_sessions.cjs").output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
