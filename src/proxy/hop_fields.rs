@@ -22,8 +22,8 @@ pub(crate) fn remove_from_head(headers: &mut HeaderMap, doomed: fn(&str) -> bool
     remove_where(headers, |name| !is_usual(name) && doomed(name.as_str()))
 }
 
-/// Whether a field is one of those that most heads consist of. The crate http compares these names as numbers, which takes
-/// a tenth of the instructions that a look at the text takes.
+/// Whether a field is one of those that most heads consist of. The crate http compares these names as numbers, which
+/// takes a tenth of the instructions that a look at the text takes.
 fn is_usual(name: &HeaderName) -> bool {
     matches!(
         *name,
