@@ -12,12 +12,14 @@ mod channel;
 mod circuit;
 pub(crate) mod connect;
 pub(crate) mod members;
+mod pending;
 mod pin;
 mod queue;
 mod seal;
 mod shard;
+pub(crate) mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,7 @@ use queue::{Lookup, PinChange, Question, Write};
 use seal::{Seals, base64url};
 use shard::Driver;
 pub(crate) use shard::Shard;
+use users::UserPlaces;
 
 /// Time that an operator's question waits for Redis.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -64,10 +67,13 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    users: UserPlaces,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
     skew_ms: AtomicI64,
+    /// Told when the members have been read.
+    seen: Notify,
     /// Cancelled wake-ups of the heartbeat: a Redis was reached again.
     connected: Arc<Notify>,
 }
@@ -91,8 +97,10 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            users: UserPlaces::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
+            seen: Notify::new(),
             connected: Arc::default(),
         })
     }
@@ -257,7 +265,28 @@ impl Fleet {
         let read = members::exchange(self, summary).await;
         let answered = read.is_some();
         *lock(&self.members) = read.unwrap_or_else(|| vec![FleetMember::own(self.node, summary.clone())]);
+        self.seen.notify_one();
         answered
+    }
+
+    /// Waits until the members have been read anew.
+    pub(crate) async fn members_seen(&self) {
+        self.seen.notified().await;
+    }
+
+    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
+    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
+        let mut found = HashMap::new();
+        let members = lock(&self.members);
+        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
+            for worker in &summary.workers {
+                let place = (worker.upstream.clone(), worker.name.clone());
+                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
+                *sessions = sessions.saturating_add(worker.sessions);
+                *stickyds = stickyds.saturating_add(1);
+            }
+        }
+        found
     }
 
     // ---- messages ----
@@ -322,11 +351,16 @@ impl Fleet {
         let fleet = self.clone();
         let beat = async move {
             loop {
-                fleet.show(&summary()).await;
-                let _ = timeout(HEARTBEAT, fleet.connected.notified()).await;
+                if fleet.show(&summary()).await {
+                    fleet.users.shown();
+                }
+                if timeout(HEARTBEAT, fleet.connected.notified()).await.is_ok() {
+                    fleet.users.rejoin();
+                }
             }
         };
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(beat));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(users::upkeep::keep(self.clone())));
         let control = self
             .settings
             .redis
@@ -348,6 +382,7 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
     format!(
         "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
          +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +select +cluster|slots +asking +role"
+         +select +cluster|slots +asking +role{}",
+        users::RIGHTS
     )
 }
