@@ -6,6 +6,7 @@ pub const BROADCAST: &str = "/api/v1/broadcast";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const FLEET: &str = "/api/v1/fleet";
+pub const FLEET_ORDERS: &str = "/api/v1/fleet/orders";
 pub const HEALTH: &str = "/api/v1/health";
 pub const HISTORY: &str = "/api/v1/history";
 pub const LIVE: &str = "/api/v1/live";
@@ -29,11 +30,12 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 25] = [
+pub const PATHS: [(&str, &[&str]); 26] = [
     (BROADCAST, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (FLEET, &["get"]),
+    (FLEET_ORDERS, &["get", "post"]),
     (HEALTH, &["get"]),
     (HISTORY, &["get"]),
     (LIVE, &["get"]),
@@ -84,6 +86,11 @@ pub fn worker_state(upstream: &str, worker: &str, word: &str) -> String {
 /// Returns the path of an order for workers that stickyd starts.
 pub fn spawn_wish(upstream: &str, word: &str) -> String {
     SPAWN_WISH.replace("{upstream}", &encoded(upstream)).replace("{word}", &encoded(word))
+}
+
+/// Returns the path that asks every stickyd of the fleet for what is at `path`.
+pub fn of_fleet(path: &str) -> String {
+    with_query(FLEET_ORDERS, [("path", path)])
 }
 
 /// Returns a path with query parameters.
