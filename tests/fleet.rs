@@ -3,6 +3,7 @@
 mod clusters;
 mod failures;
 mod members;
+mod orders;
 mod secrecy;
 
 use serde_json::{Value, json};

@@ -6,16 +6,18 @@
 //!
 //! One thread talks to all Redis servers. Data threads hand changes to bounded queues and go on; only a request of an
 //! unknown session waits, for at most `lookup_timeout`, and not at all once Redis has failed a few times (`circuit`).
-//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::fleet`).
+//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::orders`).
 
 mod channel;
 mod circuit;
 pub(crate) mod connect;
+pub(crate) mod control;
 pub(crate) mod members;
 mod pin;
 mod queue;
 mod seal;
 mod shard;
+pub(crate) mod states;
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -39,6 +41,7 @@ use crate::metrics::FleetSeries;
 pub(crate) use channel::FleetMessage;
 use channel::{Channels, MessageStamp};
 use connect::Connector;
+use control::KeptAnswers;
 use members::{FleetMember, Summary};
 pub(crate) use pin::SharedPin;
 use queue::{Lookup, PinChange, Question, Write};
@@ -64,6 +67,7 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    kept_answers: KeptAnswers,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
@@ -91,6 +95,7 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            kept_answers: KeptAnswers::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
             connected: Arc::default(),
@@ -260,6 +265,11 @@ impl Fleet {
         answered
     }
 
+    /// Time of the Redis in microseconds, asked now; `None` if it does not answer.
+    pub(crate) async fn redis_us(&self) -> Option<i64> {
+        members::redis_us(self).await
+    }
+
     // ---- messages ----
 
     /// Sends a message to all stickyds that have subscribed to the topic. Returns at once, with `false` if the message
@@ -292,7 +302,7 @@ impl Fleet {
     }
 
     /// Time by the clock of the Redis, in milliseconds since 1970.
-    fn fleet_ms(&self) -> i64 {
+    pub(crate) fn fleet_ms(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX).saturating_add(self.skew_ms())
     }
@@ -343,9 +353,21 @@ impl Fleet {
 
 /// The rights that a user needs in Redis, as a line for its `users.acl`, with `>PASSWORD` to be replaced.
 pub(crate) fn acl(user: &str, prefix: &str) -> String {
-    format!(
-        "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
-         +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +select +cluster|slots +asking +role"
-    )
+    /// One line per part, so that each can be read against the code that uses it.
+    const COMMANDS: [&str; 6] = [
+        // Every connection.
+        "+ping +info +time +hello +auth +select +role",
+        // A cluster.
+        "+cluster|slots +asking",
+        // Pins.
+        "+get +set +del +expire",
+        // Summaries of the stickyds.
+        "+mget +zadd +zrange +zremrangebyscore",
+        // Messages among stickyds.
+        "+publish +subscribe +unsubscribe",
+        // Orders: answers, and admin states that are kept.
+        "+rpush +lpop +hset +hgetall",
+    ];
+    let commands = COMMANDS.join(" ");
+    format!("user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}")
 }
