@@ -51,7 +51,7 @@ pub(crate) fn redis(shared: &Shared) -> Vec<RedisView> {
         RedisView {
             address: shard.shown.clone(),
             error: health.error.clone(),
-            evicted: health.evicted,
+            evicted: health.evicted.unwrap_or(0),
             p50_ms: health.latency_ms(50),
             p99_ms: health.latency_ms(99),
             queue: lock(&shard.queue).writes.len(),

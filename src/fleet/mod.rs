@@ -324,6 +324,8 @@ impl Fleet {
                 lookup_timeout: self.settings.lookup_timeout,
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
+                read_refused: None,
+                is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }

@@ -13,8 +13,8 @@ use super::families::{Families, Family, value};
 const LOOKUPS: [&str; 8] = ["hit", "miss", "timeout", "open", "wrong", "unknown_worker", "bad_seal", "ended"];
 
 /// Kinds of errors of Redis.
-const ERRORS: [&str; 9] =
-    ["timeout", "connection", "auth", "readonly", "oom", "loading", "misconf", "clusterdown", "other"];
+const ERRORS: [&str; 10] =
+    ["timeout", "connection", "auth", "readonly", "oom", "evicted", "loading", "misconf", "clusterdown", "other"];
 
 /// Results of messages among stickyds.
 const MESSAGES: [&str; 4] = ["sent", "received", "dropped", "bad_seal"];

@@ -189,7 +189,7 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::bare(host)) {
+    if conn.tls.is_some() && !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)
