@@ -4,6 +4,7 @@ mod admission;
 mod clusters;
 mod failures;
 mod members;
+mod orders;
 mod placement;
 mod secrecy;
 mod users;

@@ -26,9 +26,6 @@ use super::{Fleet, QUESTION, Shard};
 use crate::keys::Key;
 use crate::locks::lock;
 
-/// Rights for the lists, beyond those for everything else.
-pub(super) const RIGHTS: &str = " +rpush +lrem +lrange +llen";
-
 /// How long Redis keeps a list without a change, in seconds: longer than any pause between two renewals (`upkeep`).
 pub(super) const LIST_S: u64 = 3_600;
 
