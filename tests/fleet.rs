@@ -4,6 +4,7 @@ mod clusters;
 mod failures;
 mod members;
 mod orders;
+mod pin;
 mod secrecy;
 
 use serde_json::{Value, json};
