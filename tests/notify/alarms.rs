@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Receiver, Target, body, state};
-use crate::support::admin::metric;
+use crate::support::admin::{healths, metric};
 use crate::support::engines::{begin_session, many_sessions};
 use crate::support::process::Process;
 use crate::support::proxy::Binary;
@@ -112,9 +112,10 @@ async fn restarts_of_a_worker_are_counted() {
     told(&mut receiver, "sockets_low", "begun").await;
     let of_worker = |series: &str| metric(&binary, &format!("{series}{{upstream=\"app\",worker=\"{name}\"}}"));
     for restarts in [1.0, 2.0] {
-        wait_for("the worker is up", || of_worker("stickyd_worker_up") == 1.0);
+        wait_for("the worker is up", || healths(&binary)[0].1 == "up");
         target.die();
-        wait_for("the worker is gone", || of_worker("stickyd_worker_up") == 0.0);
+        // Before it refuses a connect, it is only down, and what follows is no restart.
+        wait_for("the worker is gone", || healths(&binary)[0].1 == "gone");
         target.rise();
         wait_for("the restart is counted", || of_worker("stickyd_worker_restarts_total") == restarts);
     }
