@@ -124,9 +124,11 @@ async fn a_request_is_a_span_with_one_per_attempt_in_it() {
     files.write_mode("headers", "# of the test\nAuthorization: Bearer hunter2\nX-Tenant: one\n", 0o600);
     let more = format!("service = \"front\"\nheaders_file = \"{}\"\n", files.path("headers").display());
     let binary = traced(&worker, &collector, &more);
-    assert_eq!(Raw::connect(binary.address).ask(&get("/first", "")).status(), 200);
+    // One connection, whose thread of stickyd keeps the connection to the worker.
+    let mut client = Raw::connect(binary.address);
+    assert_eq!(client.ask(&get("/first", "")).status(), 200);
     let fields = format!("traceparent: {CALLER}\r\ntracestate: a=b\r\nUser-Agent: test/1\r\n");
-    assert_eq!(Raw::connect(binary.address).ask(&get("/second?token=hunter2", &fields)).status(), 200);
+    assert_eq!(client.ask(&get("/second?token=hunter2", &fields)).status(), 200);
     let (mut spans, mut resource) = (Vec::new(), Value::Null);
     while spans.len() < 5 {
         let request = collector.next().await;
