@@ -3,7 +3,9 @@
 mod clusters;
 mod failures;
 mod members;
+mod rubbish;
 mod secrecy;
+mod states;
 
 use serde_json::{Value, json};
 

@@ -49,6 +49,8 @@ pub(crate) struct Driver {
     pub(crate) connected: Arc<Notify>,
     /// When the server last refused a read for want of rights; it is asked again after [`AUTH_PAUSE`].
     pub(crate) read_refused: Option<Instant>,
+    /// Name of a key that could not be read, for want of rights or because its slot of a cluster has no server.
+    pub(crate) failed_read: Option<String>,
     /// Whether the server has become a replica, so that a new connection is to find the new master.
     pub(crate) is_replica: bool,
 }
@@ -130,10 +132,19 @@ impl Driver {
     /// Asks whether Redis answers in time, and closes the circuit if it does.
     async fn ping(&mut self, link: &mut RedisLink) -> Result<(), LinkError> {
         let begun = Instant::now();
-        let replies = link.run(vec![cmd("PING")]).await?;
-        if let Some(Value::ServerError(error)) = replies.first() {
+        // A PING tells nothing of the rights to read, nor of slots that no server of a cluster has.
+        let commands = std::iter::once(cmd("PING")).chain(self.failed_read.as_deref().map(get));
+        let replies = link.run(commands.collect()).await?;
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = refused {
             let kind = kind_of(error.code(), false);
             self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+            if kind == "auth" {
+                self.read_refused = Some(Instant::now());
+            }
             self.shard.usable.store(false, Relaxed);
             return Ok(());
         }
@@ -142,6 +153,8 @@ impl Driver {
         health.took(took);
         if took > self.lookup_timeout {
             health.state = "slow";
+            drop(health);
+            self.say_slow(took);
             return Ok(());
         }
         if health.state == "slow" {
@@ -152,6 +165,7 @@ impl Driver {
             *lock(&self.shard.circuit) = Circuit::default();
             (health.state, health.error) = ("up", None);
             drop(health);
+            self.failed_read = None;
             self.said.clear();
             self.connected.notify_one();
         }
@@ -272,11 +286,16 @@ impl Driver {
     fn answered(&mut self, lookup: Lookup, reply: Value) {
         match reply {
             Value::BulkString(value) => _ = lookup.answer.send(Some(value)),
+            // Another program has put something else under this name: as bad as any value that is not sealed.
+            Value::ServerError(error) if error.code() == "WRONGTYPE" => _ = lookup.answer.send(Some(Vec::new())),
             Value::ServerError(error) => {
                 let kind = kind_of(error.code(), false);
                 self.failed(kind, error.details().unwrap_or_else(|| error.code()));
                 if kind == "auth" {
                     self.read_refused = Some(Instant::now());
+                }
+                if matches!(kind, "auth" | "clusterdown") {
+                    self.failed_read = Some(lookup.name);
                 }
                 self.shard.used(true);
             }
@@ -310,6 +329,24 @@ impl Driver {
         }
     }
 
+    /// Logs at most once per minute that answers take longer than requests wait.
+    fn say_slow(&mut self, took: Duration) {
+        if self.may_say("slow") {
+            let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(redis = %self.shard.shown, latency_ms, "the fleet's Redis is slow: requests go on without it");
+        }
+    }
+
+    /// Whether this kind of line was not logged within the last minute; it counts as logged from now on.
+    fn may_say(&mut self, kind: &'static str) -> bool {
+        let now = Instant::now();
+        let may = self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60));
+        if may {
+            self.said.insert(kind, now);
+        }
+        may
+    }
+
     /// Counts an error, shows it to operators, and logs it at most once per minute.
     fn failed(&mut self, kind: &'static str, words: &str) {
         self.series.error(kind);
@@ -327,9 +364,7 @@ impl Driver {
             health.state = kind;
         }
         drop(health);
-        let now = Instant::now();
-        if self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60)) {
-            self.said.insert(kind, now);
+        if self.may_say(kind) {
             tracing::warn!(redis = %self.shard.shown, kind, %error, "the fleet's Redis has failed");
         }
     }
