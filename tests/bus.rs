@@ -5,7 +5,7 @@
 
 mod bounds;
 mod calls;
-mod emit;
+pub(crate) mod emit;
 mod facts;
 mod failures;
 mod labels;

@@ -1,11 +1,15 @@
 //! Several stickyds over one real Redis: pins are found there, nothing depends on it, and Redis learns nothing.
 
+mod admission;
 mod clusters;
 mod failures;
 mod members;
+mod orders;
+mod placement;
 mod rubbish;
 mod secrecy;
 mod states;
+mod users;
 
 use serde_json::{Value, json};
 

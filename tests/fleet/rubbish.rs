@@ -30,7 +30,8 @@ async fn rubbish_in_redis_costs_no_session() {
     while !load.is_finished() {
         for key in redis.keys("stickyd:") {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let rubbish: String = (0..seed % 97).map(|i| char::from(seed.rotate_left(i).to_le_bytes()[0].max(1))).collect();
+            let rubbish: String =
+                (0..seed % 97).map(|i| char::from(seed.rotate_left(i).to_le_bytes()[0].max(1))).collect();
             match seed >> 28 {
                 0..3 => _ = redis.cli(&["del", &key]),
                 // A value of another type.

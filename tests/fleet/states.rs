@@ -182,8 +182,7 @@ async fn a_refused_read_is_said_once_and_asked_again_later() {
         assert_eq!(errors(&stickyds, "auth"), before, "no command is tried meanwhile");
     }
     let sid = begin_session(stickyds.0[0].address, "");
-    let post =
-        format!("POST {} HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nContent-Length: 2\r\n\r\n40", path(&sid));
+    let post = format!("POST {} HTTP/1.1\r\nHost: a\r\nOrigin: http://o\r\nContent-Length: 2\r\n\r\n40", path(&sid));
     assert_eq!(Raw::connect(binary.address).ask(&post).status(), 200);
     let line = binary.says(&["the fleet's Redis has failed", "edge", "get", "stickyd fleet --acl"]);
     assert!(!line.contains("pass@"), "{line}");

@@ -25,7 +25,9 @@ pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, EmitOrder, Grace
 pub use event::{EventView, EventsAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
-pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
+pub use fleet::{
+    FleetAnswer, FleetMemberView, FleetOrderBody, FleetOrdersAnswer, FleetReplyView, FleetSilentView, RedisView,
+};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{

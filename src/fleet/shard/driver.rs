@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::Shard;
 use crate::fleet::circuit::Circuit;
 use crate::fleet::connect::{Connector, LinkError, RedisLink, kind_of};
-use crate::fleet::queue::{Batch, Lookup, PinChange, Question, Write};
+use crate::fleet::pending::{OWED_S, OWES};
+use crate::fleet::queue::{Batch, Lookup, LostEntry, PinChange, PlaceEntry, Question, Write};
 use crate::fleet::seal::Seals;
+use crate::fleet::users::LIST_S;
 use crate::locks::lock;
 use crate::metrics::FleetSeries;
 
@@ -246,6 +248,26 @@ impl Driver {
                 command.arg(channel).arg(message);
                 command
             }
+            Write::Enter(PlaceEntry { name, member, .. }) => {
+                let mut command = cmd("RPUSH");
+                command.arg(name).arg(member);
+                command
+            }
+            Write::Leave(LostEntry { name, member, times }) => {
+                let mut command = cmd("LREM");
+                command.arg(name).arg(*times).arg(member);
+                command
+            }
+            Write::Owes(name) => {
+                let mut command = cmd("SET");
+                command.arg(name).arg(self.seals.seal(name, OWES).unwrap_or_default()).arg("EX").arg(OWED_S);
+                command
+            }
+            Write::Keep(name) => {
+                let mut command = cmd("EXPIRE");
+                command.arg(name).arg(LIST_S);
+                command
+            }
         }
     }
 
@@ -278,6 +300,9 @@ impl Driver {
                 if let Some(done) = change.done {
                     let _ = done.send(());
                 }
+            }
+            (Write::Enter(PlaceEntry { done: Some(done), .. }), Value::Int(length)) => {
+                let _ = done.send(usize::try_from(length).unwrap_or(0));
             }
             _ => {}
         }
