@@ -55,7 +55,10 @@ pub(super) fn grant(servers: &[&Redis], workers: &[Worker]) {
 /// The rights suffice: no server has refused anything.
 pub(super) fn assert_nothing_refused(servers: &[&Redis], stickyds: &Stickyds) {
     for redis in servers {
-        assert_eq!(redis.cli(&["acl", "log"]), "", "what Redis has refused");
+        let log = redis.cli(&["acl", "log"]);
+        let refused: Vec<_> = log.lines().skip_while(|line| *line != "object").skip(1).take(1).collect();
+        // Redis 7.2 and later know a command that no line of rights for all versions can grant.
+        assert!(log.is_empty() || (log.matches("object\n").count() == 1 && refused == ["client|setinfo"]), "{log}");
         for command in ["publish", "subscribe"] {
             let message = if command == "publish" { &["x"][..] } else { &[] };
             let run = [&["acl", "dryrun", "edge", command, "stickyd:{ctl}:c:x"], message].concat();
