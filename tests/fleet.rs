@@ -5,6 +5,7 @@ mod clusters;
 mod failures;
 mod members;
 mod orders;
+mod pin;
 mod placement;
 mod rubbish;
 mod secrecy;

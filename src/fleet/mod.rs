@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::error::Unspecified;
 use redis::{Cmd, Value};
@@ -74,6 +74,8 @@ pub(crate) struct Fleet {
     channels: Channels,
     users: UserPlaces,
     kept_answers: KeptAnswers,
+    /// Stickyds that did not answer, and since when.
+    silent: Mutex<BTreeMap<u64, Instant>>,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
@@ -105,6 +107,7 @@ impl Fleet {
             channels: Channels::default(),
             users: UserPlaces::default(),
             kept_answers: KeptAnswers::default(),
+            silent: Mutex::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
             seen: Notify::new(),
@@ -210,6 +213,21 @@ impl Fleet {
                 }
                 pin
             }
+        }
+    }
+
+    /// The pin of a session, for an operator: counts nothing, and waits longer than requests do. `None` if Redis does
+    /// not answer.
+    pub(crate) async fn inspect(&self, key: Key) -> Option<Option<SharedPin>> {
+        let shard = self.shard_of(key).filter(|shard| self.settings.pins && shard.is_usable())?;
+        let name = self.pin_name(key);
+        let (answer, reply) = oneshot::channel();
+        let commands = vec![queue::on("GET", &name)];
+        shard.add(|queue| queue.questions.push_back(Question { commands, answer }));
+        match timeout(QUESTION, reply).await.ok()?.ok()?.pop()? {
+            Value::BulkString(sealed) => Some(self.seals.open(&name, &sealed).and_then(|pin| SharedPin::decode(&pin))),
+            Value::Nil => Some(None),
+            _ => None,
         }
     }
 
