@@ -43,7 +43,7 @@ impl Driver {
     pub(super) fn say_slow(&mut self, took: Duration) {
         if self.may_say("slow") {
             let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(redis = %self.shard.shown, latency_ms, "the fleet's Redis is slow: requests go on without it");
+            tracing::warn!(redis = %self.shard.shown, latency_ms, "the fleet's Redis is slow: requests do not wait");
         }
     }
 
