@@ -374,6 +374,7 @@ impl Fleet {
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
                 read_refused: None,
+                failed_read: None,
                 is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));
