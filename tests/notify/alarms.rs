@@ -114,7 +114,7 @@ async fn restarts_of_a_worker_are_counted() {
     for restarts in [1.0, 2.0] {
         wait_for("the worker is up", || healths(&binary)[0].1 == "up");
         target.die();
-        // Before it refuses a connect, it is only down, and what follows is no restart.
+        // Before it refuses a connect it is only down, and what follows does not count as a restart.
         wait_for("the worker is gone", || healths(&binary)[0].1 == "gone");
         target.rise();
         wait_for("the restart is counted", || of_worker("stickyd_worker_restarts_total") == restarts);
