@@ -216,21 +216,6 @@ impl Fleet {
         }
     }
 
-    /// The pin of a session, for an operator: counts nothing, and waits longer than requests do. `None` if Redis does
-    /// not answer.
-    pub(crate) async fn inspect(&self, key: Key) -> Option<Option<SharedPin>> {
-        let shard = self.shard_of(key).filter(|shard| self.settings.pins && shard.is_usable())?;
-        let name = self.pin_name(key);
-        let (answer, reply) = oneshot::channel();
-        let commands = vec![queue::on("GET", &name)];
-        shard.add(|queue| queue.questions.push_back(Question { commands, answer }));
-        match timeout(QUESTION, reply).await.ok()?.ok()?.pop()? {
-            Value::BulkString(sealed) => Some(self.seals.open(&name, &sealed).and_then(|pin| SharedPin::decode(&pin))),
-            Value::Nil => Some(None),
-            _ => None,
-        }
-    }
-
     /// Counts the result of a lookup.
     pub(crate) fn counts_lookup(&self, result: &'static str) {
         self.series.looked_up(result);

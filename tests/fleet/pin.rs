@@ -21,7 +21,7 @@ fn a_session_of_another_stickyd_is_found_in_redis() {
     let sid = begin_session(all[0].address, "");
     let sid = sid.as_str();
     wait_for("redis has the pin", || redis.keys("stickyd:p:").len() == 1);
-    command(&all[0], &["pin", sid]).is(0, &["worker       one\n", "pinned for"]);
+    command(&all[0], &["pin", sid]).is(0, &["worker      one\n", "pinned for"]);
     command(&all[1], &["pin", sid]).is(0, &["one", "the fleet's Redis: another stickyd has pinned it", "50s after"]);
     let said = json(&all[1], &["pin", sid]);
     assert_eq!((&said["source"], &said["worker"], &said["age_s"]), (&"redis".into(), &"one".into(), &Value::Null));
