@@ -7,6 +7,7 @@
 
 mod broadcast;
 mod bus;
+mod check;
 mod close;
 mod drain;
 mod events;
@@ -38,11 +39,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, AdminAddress, Config, Diagnostic, Loaded, Severity, Sources};
-use crate::printable::printable_lines;
 use crate::spawn::{ShimCommand, SpawnerCommand};
 
 pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
+pub(crate) use check::CheckCommand;
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use events::EventsCommand;
@@ -95,6 +96,8 @@ pub enum Command {
     /// Check a configuration file, and print a summary or every error in it
     ///
     /// Nothing is started. Warnings and errors go to standard error, with line and column.
+    ///
+    /// Example: sudo stickyd check --as-service
     Check(CheckCommand),
     /// Make a running stickyd reload its configuration file
     ///
@@ -326,21 +329,14 @@ impl RunCommand {
     }
 }
 
-/// Says that stickyd's own hardened unit cannot start workers: it forbids memory that is written and then run (Node's
-/// compiler), and folders below /home.
-const HARDENED: &str = "error: stickyd.service is too confined to start workers (MemoryDenyWriteExecute, ProtectHome)\n  \
-    = help: start stickyd-workers.service, and write spawner = \"unix:/run/stickyd-workers/spawn.sock\" in the \
-    configuration";
-
 impl RunCommand {
     /// Checks that the service manager lets this process start workers, if it has any to start.
     ///
     /// # Errors
     /// The message for the operator.
     pub fn check_unit(&self, config: &Config) -> Result<(), String> {
-        let spawns = config.spawner.is_none() && config.upstreams.iter().any(|upstream| upstream.spawn.is_some());
-        let hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
-        if spawns && hardened { Err(HARDENED.to_owned()) } else { Ok(()) }
+        let is_hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
+        if is_hardened { check::without_workers(config).map_err(|why| format!("error: {why}")) } else { Ok(()) }
     }
 }
 
@@ -359,64 +355,6 @@ fn with_admin_socket(mut config: Config) -> (Config, Vec<Diagnostic>) {
             (config, vec![Diagnostic { severity: Severity::Warning, message, place: None, help: None }])
         }
     }
-}
-
-/// Arguments of `stickyd check`.
-#[derive(Debug, Args)]
-pub struct CheckCommand {
-    /// Configuration file to check [default: /etc/stickyd/stickyd.toml]
-    #[arg(value_name = "FILE", conflicts_with = "config")]
-    pub file: Option<PathBuf>,
-    /// Configuration file to check, as the other commands take it
-    #[arg(short, long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Fail on warnings, too: an expired certificate, a secret that others may read
-    #[arg(long)]
-    pub strict: bool,
-}
-
-impl CheckCommand {
-    /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
-    pub fn run(&self) -> u8 {
-        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
-        check(file, self.strict, &mut std::io::stdout(), &mut std::io::stderr())
-    }
-}
-
-/// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
-pub(crate) fn check(file: &Path, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    match config::load_with_warnings(file) {
-        Ok((_, warnings)) if strict && !warnings.is_empty() => {
-            for mut warning in warnings {
-                warning.severity = Severity::Error;
-                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
-            }
-            1
-        }
-        Ok((config, warnings)) => {
-            for warning in warnings {
-                let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
-            }
-            let _ = writeln!(out, "ok: {}", summary(&config));
-            0
-        }
-        Err(errors) => {
-            let _ = writeln!(err, "{}", printable_lines(&errors.to_string()));
-            1
-        }
-    }
-}
-
-/// Summary of a configuration, such as `1 listener, 2 upstreams, 9 workers`.
-pub(crate) fn summary(config: &Config) -> String {
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let of = |upstream: &config::Upstream| match &upstream.spawn {
-        Some(spawn) => usize::try_from(spawn.instances).unwrap_or(usize::MAX),
-        None => upstream.workers.len(),
-    };
-    let workers = config.upstreams.iter().map(of).sum();
-    let listeners = count(config.listeners.len(), "listener");
-    format!("{listeners}, {}, {}", count(config.upstreams.len(), "upstream"), count(workers, "worker"))
 }
 
 #[cfg(test)]

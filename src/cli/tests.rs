@@ -1,5 +1,6 @@
 //! The command line as a whole: its help, its options, its summary of a file.
 
+use super::check::{report, summary};
 use super::*;
 
 fn run(args: &[&str]) -> Result<RunCommand, String> {
@@ -8,6 +9,10 @@ fn run(args: &[&str]) -> Result<RunCommand, String> {
         Command::Run(run) => Ok(run),
         _ => Err("not the run command".to_owned()),
     }
+}
+
+fn load(file: &str) -> Loaded {
+    config::load_with_warnings(Path::new(file))
 }
 
 #[test]
@@ -65,7 +70,7 @@ fn check_takes_its_file_like_other_commands_too() {
 #[test]
 fn checking_a_missing_file_fails_and_names_it() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(check(Path::new("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
+    assert_eq!(report(load("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
     assert!(out.is_empty());
     insta::assert_snapshot!(
         String::from_utf8(err).unwrap(),
@@ -79,7 +84,7 @@ fn a_check_prints_the_summary() {
     std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
         .unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = check(&file, false, &mut out, &mut err);
+    let code = report(load(file.to_str().unwrap()), false, &mut out, &mut err);
     std::fs::remove_file(&file).unwrap();
     assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
 }

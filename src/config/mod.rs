@@ -75,7 +75,7 @@ pub(crate) use listener::parse_network;
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
-pub(crate) use load::{Loaded, load_admin, load_noting};
+pub(crate) use load::{Loaded, load_admin, load_noting, load_with};
 pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use notify::NotifyRules;
@@ -84,7 +84,7 @@ pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
 pub use rules::Affinity;
 pub(crate) use secret::Secret;
-pub(crate) use sources::{Sources, SourcesState};
+pub(crate) use sources::{Sources, SourcesState, StandIn};
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;

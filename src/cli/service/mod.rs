@@ -7,6 +7,7 @@
 
 mod account;
 mod files;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,6 +19,7 @@ use clap::{Args, Subcommand};
 use self::account::Account;
 use self::files::{ServiceFile, Standing};
 use super::current_folder;
+pub(super) use reader::ServiceReader;
 use crate::config::{self, quoted};
 use crate::printable::printable_lines;
 use crate::systemd::units::{FOLDER, SERVICE, UnitFacts, WANTS, WORKERS, check_manager, is_plain_path, systemctl};
