@@ -76,7 +76,7 @@ pub use listener::{Listener, Redirect};
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
-pub(crate) use load::{Loaded, load_admin, load_noting};
+pub(crate) use load::{Loaded, load_admin, load_noting, load_with};
 pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use notify::NotifyRules;
@@ -86,7 +86,7 @@ pub(crate) use resolve::look_up;
 pub(crate) use routes::Route;
 pub use rules::Affinity;
 pub(crate) use secret::Secret;
-pub(crate) use sources::{Sources, SourcesState};
+pub(crate) use sources::{Sources, SourcesState, StandIn};
 pub(crate) use telemetry::Telemetry;
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};

@@ -76,8 +76,12 @@ impl Server {
     /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         outbound::install_provider();
-        let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
-            .map_err(StartError::Secret)?;
+        let secret = match (&sources, &config.secret, &config.state_dir) {
+            // Options of the command line have no place for either, so there is nothing to warn of.
+            (None, None, None) => secret::in_memory(),
+            (_, secret, directory) => secret::find(secret.as_ref().map(|secret| &*secret.0), directory.as_deref())
+                .map_err(StartError::Secret)?,
+        };
         let keys = match &config.fleet {
             Some(_) => Keys::of_fleet(&secret),
             None => Keys::random().map_err(|_| StartError::Random)?,
