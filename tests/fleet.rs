@@ -7,7 +7,9 @@ mod members;
 mod orders;
 mod pin;
 mod placement;
+mod rubbish;
 mod secrecy;
+mod states;
 mod users;
 
 use serde_json::{Value, json};

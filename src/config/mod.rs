@@ -38,6 +38,7 @@ mod sources;
 pub(crate) mod spawn;
 mod state_dir;
 pub(crate) mod survey;
+mod telemetry;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -86,6 +87,7 @@ pub(crate) use routes::Route;
 pub use rules::Affinity;
 pub(crate) use secret::Secret;
 pub(crate) use sources::{Sources, SourcesState};
+pub(crate) use telemetry::Telemetry;
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;
@@ -132,6 +134,8 @@ pub struct Config {
     pub log: Log,
     /// Notifications. A reload applies them.
     pub notify: Arc<NotifyRules>,
+    /// Traces; `None`: there are none. A reload applies it.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Config {

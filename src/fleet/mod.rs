@@ -22,7 +22,7 @@ mod shard;
 pub(crate) mod states;
 pub(crate) mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -284,21 +284,6 @@ impl Fleet {
         self.seen.notified().await;
     }
 
-    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
-    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
-        let mut found = HashMap::new();
-        let members = lock(&self.members);
-        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
-            for worker in &summary.workers {
-                let place = (worker.upstream.clone(), worker.name.clone());
-                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
-                *sessions = sessions.saturating_add(worker.sessions);
-                *stickyds = stickyds.saturating_add(1);
-            }
-        }
-        found
-    }
-
     /// Time of the Redis in microseconds, asked now; `None` if it does not answer.
     pub(crate) async fn redis_us(&self) -> Option<i64> {
         members::redis_us(self).await
@@ -359,6 +344,7 @@ impl Fleet {
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
                 read_refused: None,
+                failed_read: None,
                 is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));

@@ -114,9 +114,8 @@ fn states(all: &[Binary]) -> Vec<String> {
 /// The next text that a client gets.
 async fn text_of(client: &mut Client) -> String {
     loop {
-        match within(client.next()).await.unwrap().unwrap() {
-            Message::Text(text) => return text.to_string(),
-            _ => {}
+        if let Message::Text(text) = within(client.next()).await.unwrap().unwrap() {
+            return text.to_string();
         }
     }
 }

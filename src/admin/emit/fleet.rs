@@ -44,7 +44,7 @@ pub(super) async fn emit(
         }
     }
     if stickyds.is_empty() {
-        let own = answers.iter().find(|one| one.own).or(answers.first());
+        let own = answers.iter().find(|one| one.own).or_else(|| answers.first());
         let status = own.and_then(|own| StatusCode::from_u16(own.status).ok());
         let why = own.map_or_else(String::new, |own| reason_of(&own.answer));
         return Err(refuse(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), why));
