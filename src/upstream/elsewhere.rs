@@ -36,8 +36,8 @@ impl Elsewhere {
             return own;
         }
         let grown = i64::from(own) - i64::from(self.own_then.load(Relaxed));
-        let others = (i64::from(self.sessions.load(Relaxed)) + grown * i64::from(stickyds)).max(0);
-        u32::try_from(i64::from(own) + others).unwrap_or(u32::MAX)
+        let others = i64::from(self.sessions.load(Relaxed)).saturating_add(grown.saturating_mul(i64::from(stickyds)));
+        u32::try_from(others.max(0).saturating_add(i64::from(own))).unwrap_or(u32::MAX)
     }
 }
 
