@@ -54,5 +54,6 @@ mod support;
 mod systemd;
 mod tls;
 mod tokens;
+mod traces;
 mod tunnels;
 mod words;

@@ -5,7 +5,7 @@
 
 mod bounds;
 mod calls;
-mod emit;
+pub(crate) mod emit;
 mod facts;
 mod failures;
 mod labels;
@@ -76,7 +76,9 @@ impl Fleet {
         command.extend(launch.iter().map(|word| (*word).to_owned()));
         let mut process = Process::start("sh", command);
         let said = process.line().await.expect("the worker starts");
-        self.stickyd.says(&[&format!("worker={address}"), "to=\"up\""]);
+        // A worker that is there at the first check has no change of state in the log.
+        let up = format!("stickyd_worker_up{{upstream=\"app\",worker=\"{address}\"}}");
+        wait_for("the worker is up", || self.metric(&up) == 1.0);
         BusWorker { process, address, pid: said["pid"].as_u64().unwrap() }
     }
 

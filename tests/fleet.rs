@@ -4,8 +4,12 @@ mod admission;
 mod clusters;
 mod failures;
 mod members;
+mod orders;
+mod pin;
 mod placement;
+mod rubbish;
 mod secrecy;
+mod states;
 mod users;
 
 use serde_json::{Value, json};

@@ -1,8 +1,11 @@
 //! `POST /api/v1/emit`: sends a Socket.IO event of the backend to the clients of an upstream, on the way that
 //! `[upstream.NAME] emit` names.
 //!
-//! A message is sent at most once. If anything in the request is wrong, nothing is sent. Left out: what each way sends
-//! (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing else (`auth`).
+//! A message is sent at most once. If anything in the request is wrong, nothing is sent. In a fleet, frames go to the
+//! sockets of all stickyds ([`fleet`]). Left out: what each way sends (`crate::emit`, `bus::emit`,
+//! `admin::broadcast`), and the token that allows this and nothing else (`auth`).
+
+mod fleet;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::api::{EmitAnswer, EmitOrder};
 use super::broadcast::{Allowed, check_event, describe, send_to};
 use super::layers::WholeBody;
+use super::orders::Passing;
 use super::sockets::close::{read_order, wrong};
 use super::sockets::gather;
 use super::{Api, ApiRefusal, refuse};
@@ -41,12 +45,21 @@ const USUAL_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `POST /api/v1/emit`: sends an event, and waits for the result.
-pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<EmitAnswer>, ApiRefusal> {
+pub(crate) async fn send(
+    State(api): State<Api>,
+    passing: Passing,
+    WholeBody(body): WholeBody,
+) -> Result<Json<EmitAnswer>, ApiRefusal> {
     let order: EmitOrder = read_order(&body, HELP)?;
     let upstream = upstream(&api, order.upstream.as_deref())?;
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
+    if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
+        // Nothing is sent anywhere if a room is wrong.
+        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
+        return fleet::emit(&api, &upstream, order, who).await.map(Json);
+    }
     let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
         say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));

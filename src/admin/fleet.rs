@@ -79,6 +79,7 @@ pub(crate) fn summary(shared: &Shared) -> Summary {
     let latency = |percent| health.as_ref().map_or(0.0, |health| health.latency_ms(percent));
     Summary {
         affinity: affinity.collect(),
+        control: fleet.is_none_or(|fleet| fleet.settings().control),
         found: series.lookups("hit"),
         looked_up: series.all_lookups(),
         name: fleet.map_or_else(String::new, |fleet| fleet.name().to_owned()),

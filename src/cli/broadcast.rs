@@ -4,7 +4,8 @@ use clap::Args;
 use hyper::Method;
 use serde_json::Value;
 
-use super::remote::{RemoteArgs, RemoteError};
+use super::fleet_wide::{FleetArgs, FleetSaid, FleetText};
+use super::remote::{AdminClient, RemoteArgs, RemoteError};
 use super::sockets::Filters;
 use crate::admin::api::{BroadcastAnswer, BroadcastOrder, paths};
 
@@ -29,6 +30,9 @@ pub struct BroadcastCommand {
     /// Send to all sockets
     #[arg(long)]
     pub all: bool,
+    /// Sockets of the whole fleet.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -38,8 +42,19 @@ impl BroadcastCommand {
     /// Sends the broadcast, prints how many sockets were reached, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find());
+        if self.everywhere.fleet {
+            return self.asking.finish_fleet(said.and_then(|admin| self.everywhere(&admin)));
+        }
         let said = said.and_then(|admin| admin.done(Method::POST, paths::BROADCAST, Some(&self.order())));
         self.asking.finish(said, told)
+    }
+
+    /// Sends the broadcast to the sockets of all stickyds.
+    fn everywhere(&self, admin: &AdminClient) -> Result<FleetText, RemoteError> {
+        let said = FleetSaid::order(admin, None, paths::BROADCAST.to_owned(), Some(&self.order()))?;
+        let all = said.answers::<BroadcastAnswer>()?.into_iter().map(|one| one.answer).reduce(add);
+        let text = all.as_ref().map_or_else(String::new, told);
+        Ok(FleetText { said, text })
     }
 
     fn check(&self) -> Result<(), RemoteError> {
@@ -63,6 +78,15 @@ impl BroadcastCommand {
             filter: self.filters.given().into_iter().collect(),
         }
     }
+}
+
+/// Adds what two stickyds have reached.
+fn add(mut one: BroadcastAnswer, other: BroadcastAnswer) -> BroadcastAnswer {
+    one.not_reached.add(&other.not_reached);
+    one.matched += other.matched;
+    one.reached += other.reached;
+    one.took_ms = one.took_ms.max(other.took_ms);
+    one
 }
 
 fn told(said: &BroadcastAnswer) -> String {

@@ -15,6 +15,7 @@ mod emit;
 mod events;
 mod explain;
 mod fleet;
+mod fleet_wide;
 mod follow;
 mod import;
 mod label;
@@ -49,7 +50,7 @@ pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
 pub(crate) use check::CheckCommand;
 #[cfg(test)]
-pub(crate) use check::{check, summary};
+pub(crate) use check::{report, summary};
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use emit::EmitCommand;
@@ -105,6 +106,8 @@ pub enum Command {
     /// Check a configuration file, and print a summary or every error in it
     ///
     /// Nothing is started. Warnings and errors go to standard error, with line and column.
+    ///
+    /// Example: sudo stickyd check --as-service
     Check(CheckCommand),
     /// Make a running stickyd reload its configuration file
     ///

@@ -1,13 +1,14 @@
 //! The members of the fleet: each stickyd shows a summary of itself in Redis, reads those of the others, and says what
 //! differs. Left out: how a summary is made (`server::fleet`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 
 use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
+use crate::locks::lock;
 
 /// Seconds after which a stickyd that has not shown itself again is gone.
 const LIFE_S: u64 = 15;
@@ -26,6 +27,9 @@ const SKEW_MS: i64 = 2_000;
 pub struct Summary {
     /// Fingerprint of the affinity rules of each upstream.
     pub affinity: BTreeMap<String, String>,
+    /// Whether it does what operators order over the fleet.
+    #[serde(default = "obeys")]
+    pub control: bool,
     /// Pins that were found in Redis.
     pub found: u64,
     /// Pins that were looked up in Redis.
@@ -50,6 +54,11 @@ pub struct Summary {
     pub workers: Vec<SeenWorker>,
     /// Changes of pins that it wrote to Redis.
     pub written: u64,
+}
+
+/// What a summary without this field means.
+fn obeys() -> bool {
+    true
 }
 
 /// A worker as one stickyd sees it.
@@ -82,9 +91,26 @@ impl FleetMember {
     }
 }
 
+impl Fleet {
+    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
+    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
+        let mut found = HashMap::new();
+        let members = lock(&self.members);
+        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
+            for worker in &summary.workers {
+                let place = (worker.upstream.clone(), worker.name.clone());
+                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
+                *sessions = sessions.saturating_add(worker.sessions);
+                *stickyds = stickyds.saturating_add(1);
+            }
+        }
+        found
+    }
+}
+
 /// Shows this stickyd, and reads all that have shown themselves; `None` if Redis does not answer.
 pub(super) async fn exchange(fleet: &Fleet, summary: &Summary) -> Option<Vec<FleetMember>> {
-    let now_s = redis_time(fleet).await?;
+    let now_s = redis_us(fleet).await? / 1_000_000;
     let summary = Summary { skew_ms: fleet.skew_ms(), ..summary.clone() };
     let list = fleet.control_name("members");
     let own = fleet.control_name(&format!("m:{:016x}", fleet.node));
@@ -116,15 +142,15 @@ pub(super) async fn exchange(fleet: &Fleet, summary: &Summary) -> Option<Vec<Fle
     Some(members)
 }
 
-/// Asks Redis for its time in seconds, and remembers how far this machine's clock is from it.
-async fn redis_time(fleet: &Fleet) -> Option<i64> {
+/// Asks Redis for its time in microseconds, and remembers how far this machine's clock is from it.
+pub(super) async fn redis_us(fleet: &Fleet) -> Option<i64> {
     let Some(Value::Array(time)) = fleet.ask(vec![cmd("TIME")]).await?.pop() else { return None };
     let numbers: Vec<i64> = time.iter().filter_map(number).collect();
     let [seconds, micros] = *numbers.as_slice() else { return None };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let redis_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
-    fleet.skew_ms.store(redis_ms.saturating_sub(i64::try_from(now.as_millis()).unwrap_or(0)), Relaxed);
-    Some(seconds)
+    let redis_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
+    fleet.skew_ms.store((redis_us / 1_000).saturating_sub(i64::try_from(now.as_millis()).unwrap_or(0)), Relaxed);
+    Some(redis_us)
 }
 
 fn number(value: &Value) -> Option<i64> {

@@ -6,24 +6,27 @@
 //!
 //! One thread talks to all Redis servers. Data threads hand changes to bounded queues and go on; only a request of an
 //! unknown session waits, for at most `lookup_timeout`, and not at all once Redis has failed a few times (`circuit`).
-//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::fleet`).
+//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::orders`).
 
+mod acl;
 mod channel;
 mod circuit;
 pub(crate) mod connect;
+pub(crate) mod control;
 pub(crate) mod members;
 mod pending;
 mod pin;
 mod queue;
 mod seal;
 mod shard;
+pub(crate) mod states;
 pub(crate) mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::error::Unspecified;
 use redis::{Cmd, Value};
@@ -38,9 +41,11 @@ use crate::keys::Key;
 use crate::keys::derive::{derive, first};
 use crate::locks::lock;
 use crate::metrics::FleetSeries;
+pub(crate) use acl::acl;
 pub(crate) use channel::FleetMessage;
 use channel::{Channels, MessageStamp};
 use connect::Connector;
+use control::KeptAnswers;
 use members::{FleetMember, Summary};
 pub(crate) use pin::SharedPin;
 use queue::{Lookup, PinChange, Question, Write};
@@ -68,6 +73,9 @@ pub(crate) struct Fleet {
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
     users: UserPlaces,
+    kept_answers: KeptAnswers,
+    /// Stickyds that did not answer, and since when.
+    silent: Mutex<BTreeMap<u64, Instant>>,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
@@ -98,6 +106,8 @@ impl Fleet {
             shards,
             channels: Channels::default(),
             users: UserPlaces::default(),
+            kept_answers: KeptAnswers::default(),
+            silent: Mutex::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
             seen: Notify::new(),
@@ -274,19 +284,9 @@ impl Fleet {
         self.seen.notified().await;
     }
 
-    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
-    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
-        let mut found = HashMap::new();
-        let members = lock(&self.members);
-        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
-            for worker in &summary.workers {
-                let place = (worker.upstream.clone(), worker.name.clone());
-                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
-                *sessions = sessions.saturating_add(worker.sessions);
-                *stickyds = stickyds.saturating_add(1);
-            }
-        }
-        found
+    /// Time of the Redis in microseconds, asked now; `None` if it does not answer.
+    pub(crate) async fn redis_us(&self) -> Option<i64> {
+        members::redis_us(self).await
     }
 
     // ---- messages ----
@@ -321,7 +321,7 @@ impl Fleet {
     }
 
     /// Time by the clock of the Redis, in milliseconds since 1970.
-    fn fleet_ms(&self) -> i64 {
+    pub(crate) fn fleet_ms(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX).saturating_add(self.skew_ms())
     }
@@ -344,6 +344,7 @@ impl Fleet {
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
                 read_refused: None,
+                failed_read: None,
                 is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));
@@ -375,14 +376,4 @@ impl Fleet {
         tasks.close();
         let _ = timeout(Duration::from_secs(1), tasks.wait()).await;
     }
-}
-
-/// The rights that a user needs in Redis, as a line for its `users.acl`, with `>PASSWORD` to be replaced.
-pub(crate) fn acl(user: &str, prefix: &str) -> String {
-    format!(
-        "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
-         +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +select +cluster|slots +asking +role{}",
-        users::RIGHTS
-    )
 }

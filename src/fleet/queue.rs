@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Value, cmd};
 use tokio::sync::oneshot;
 
 /// Maximum number of writes that wait: 4 MB, and what is sent in seconds after a pause of Redis.
@@ -156,6 +156,21 @@ impl Queue {
     pub(crate) fn give_up(&mut self) {
         self.lookups.clear();
         self.questions.clear();
+    }
+}
+
+/// A command on one key.
+pub(super) fn on(name: &str, key: &str) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(key);
+    command
+}
+
+/// The bytes of a reply.
+pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
     }
 }
 

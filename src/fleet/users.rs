@@ -1,12 +1,12 @@
-//! The sockets of each user on all stickyds, for `users` of a route: a list in Redis per user, with one sealed entry per
-//! socket, in the order in which they came.
+//! The sockets of each user on all stickyds, for `users` of a route: a list in Redis per user, with one sealed entry
+//! per socket, in the order in which they came.
 //!
 //! The order of the list decides, so that two stickyds that add the last socket at once agree which of them came first,
-//! whatever their clocks say. The sockets of one session, which several stickyds may
-//! carry, count once. An entry names its stickyd and counts while that stickyd shows itself (`members`): the
-//! entries of a dead one vanish about 20 s later, and no entry has to be renewed for its own sake. The names of users
-//! are hashed. Without Redis, and where it does not answer in time, the count of each stickyd holds
-//! (`route::users`). Left out: what happens to a socket that has to give way (`state::admissions`).
+//! whatever their clocks say. The sockets of one session, which several stickyds may carry, count once. An entry names
+//! its stickyd and counts while that stickyd shows itself (`members`): the entries of a dead one vanish about 20 s
+//! later, and no entry has to be renewed for its own sake. The names of users are hashed. Without Redis, and where it
+//! does not answer in time, the count of each stickyd holds (`route::users`). Left out: what happens to a socket that
+//! has to give way (`state::admissions`).
 
 mod check;
 pub(super) mod upkeep;
@@ -26,20 +26,17 @@ use super::{Fleet, QUESTION, Shard};
 use crate::keys::Key;
 use crate::locks::lock;
 
-/// Rights for the lists, beyond those for everything else.
-pub(super) const RIGHTS: &str = " +rpush +lrem +lrange +llen";
-
 /// How long Redis keeps a list without a change, in seconds: longer than any pause between two renewals (`upkeep`).
 pub(super) const LIST_S: u64 = 3_600;
 
 /// Maximum number of new sockets that wait for their check; of others, the next socket of their user is checked.
 const MOST_WAITING: usize = 16_384;
 
-/// How long a user who has been found full counts as that while the list is as long: a client that tries again and
-/// again costs one short question each time.
+/// How long a full user counts as full while the list is as long: each further attempt of a client costs one short
+/// question.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
-/// Maximum number of users who are known to be full.
+/// Maximum number of users that are remembered as full.
 const MOST_FULL: usize = 4_096;
 
 /// Topic of messages about the entries of other stickyds.
@@ -82,7 +79,7 @@ pub(super) struct UserPlaces {
     next: AtomicU64,
     waiting: mpsc::Sender<NewPlace>,
     waits: Mutex<Option<mpsc::Receiver<NewPlace>>>,
-    /// Users who have been found full.
+    /// Users that were found to be full.
     full: Mutex<HashMap<UserKey, Instant>>,
     /// When this stickyd has last shown itself to the others.
     shown: Mutex<Option<Instant>>,
@@ -161,8 +158,8 @@ impl Fleet {
         UserKey(self.seals.hash(&format!("user {} {scope} {user}", scope.len())))
     }
 
-    /// Enters a socket among those of its user; sockets of one session count once, on whatever stickyds. Returns at once; if the user has too many, the holder of a place is
-    /// told a moment later. `None` only if the library fails.
+    /// Enters a socket among those of its user; sockets of one session count once, on whatever stickyds. Returns at
+    /// once; if the user has too many, the holder of a place is told a moment later. `None` only if the library fails.
     pub(crate) fn enter(
         self: &Arc<Self>,
         user: UserKey,
@@ -171,7 +168,7 @@ impl Fleet {
         holder: Arc<dyn PlaceHolder>,
     ) -> Option<UserPlace> {
         let number = self.users.next.fetch_add(1, Relaxed);
-        let entry = check::Entry { node: self.node, number, session: session.map_or(0, |key| key.0) };
+        let entry = check::UserEntry { node: self.node, number, session: session.map_or(0, |key| key.0) };
         let member = self.seals.seal(&self.list_name(user), &entry.encode())?;
         // While Redis is away the own count holds: what it says later refuses no socket that was let in.
         let is_checked = self.shard_of(user.key()).is_some_and(|shard| shard.is_usable());
@@ -212,7 +209,7 @@ impl Fleet {
                 is_full
             }
             unanswered => {
-                // What was given up at once is no fault of the Redis.
+                // What was given up at once does not count against the Redis.
                 if unanswered.is_err() {
                     shard.used(true);
                 }

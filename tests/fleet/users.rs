@@ -29,7 +29,7 @@ fn routes(users: &str, by_hand: &RawWorker) -> String {
     )
 }
 
-/// The workers behind all stickyds of a test.
+/// The workers of all stickyds of a test.
 struct Workers {
     real: Vec<Worker>,
     by_hand: RawWorker,

@@ -25,12 +25,14 @@ pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, EmitOrder, Grace
 pub use event::{EventView, EventsAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
-pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
+pub use fleet::{
+    FleetAnswer, FleetMemberView, FleetOrderBody, FleetOrdersAnswer, FleetReplyView, FleetSilentView, RedisView,
+};
 pub use paths::PATHS;
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{
-    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, LabelledSocket, LegView,
-    NotReached, RoundTripView, SocketView, SocketsAnswer, WayView,
+    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, EmitOfStickyd, LabelledSocket,
+    LegView, NotReached, RoundTripView, SocketView, SocketsAnswer, WayView,
 };
 pub use spawn::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, UpstreamStats, WorkerStats};
