@@ -33,11 +33,21 @@ pub(super) const LIST_S: u64 = 3_600;
 const MOST_WAITING: usize = 16_384;
 
 /// How long a full user counts as full while the list is as long: each further attempt of a client costs one short
-/// question.
+/// question. Long lists are read rarely.
 const FULL_FOR: Duration = Duration::from_secs(1);
+const LONG_FULL_FOR: Duration = Duration::from_secs(10);
 
-/// Maximum number of users that are remembered as full.
+/// Maximum number of users that are remembered as full, or as read.
 const MOST_FULL: usize = 4_096;
+
+/// Length from which on a list is long: it is read on the thread of the fleet only, one at a time.
+const LONG: usize = 512;
+
+/// Time between two readings of a long list.
+const LONG_READ: Duration = Duration::from_secs(1);
+
+/// Number of writes up to which a question sees all of them: they are sent before it, in the same batch.
+const SEEN: usize = 64;
 
 /// Topic of messages about the entries of other stickyds.
 const TOPIC: &str = "users";
@@ -81,6 +91,10 @@ pub(super) struct UserPlaces {
     waits: Mutex<Option<mpsc::Receiver<NewPlace>>>,
     /// Users that were found to be full.
     full: Mutex<HashMap<UserKey, Instant>>,
+    /// Users with a long list, by when it was read.
+    long: Mutex<HashMap<UserKey, Instant>>,
+    /// Held while a long list is read.
+    long_turn: tokio::sync::Mutex<()>,
     /// When this stickyd has last shown itself to the others.
     shown: Mutex<Option<Instant>>,
     /// Tells that Redis may have lost entries.
@@ -110,6 +124,8 @@ impl Default for UserPlaces {
             waiting,
             waits: Mutex::new(Some(waits)),
             full: Mutex::default(),
+            long: Mutex::default(),
+            long_turn: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             rejoin: Notify::new(),
         }
@@ -132,18 +148,23 @@ impl UserPlaces {
         }
     }
 
-    /// Whether the user was found full less than a second ago.
-    fn was_full_just_now(&self, user: UserKey) -> bool {
-        let now = Instant::now();
-        lock(&self.full).get(&user).is_some_and(|since| now.duration_since(*since) < FULL_FOR)
+    /// Whether the user, whose list is this long, was found full a moment ago.
+    fn was_full_just_now(&self, user: UserKey, length: usize) -> bool {
+        let full_for = if length > LONG { LONG_FULL_FOR } else { FULL_FOR };
+        is_within(&self.full, user, full_for)
     }
 
     fn found_full(&self, user: UserKey) {
-        let mut full = lock(&self.full);
-        if full.len() >= MOST_FULL {
-            full.clear();
+        note(&self.full, user);
+    }
+
+    /// Whether the long list of a user may be read now; from then on it may not, for a while.
+    fn try_read_long(&self, user: UserKey) -> bool {
+        let may = !is_within(&self.long, user, LONG_READ);
+        if may {
+            note(&self.long, user);
         }
-        full.insert(user, Instant::now());
+        may
     }
 
     fn get(&self, number: u64) -> Option<HeldPlace> {
@@ -190,7 +211,7 @@ impl Fleet {
     fn leave(&self, number: u64) {
         let mut held = lock(&self.users.held);
         if let Some(place) = held.remove(&number) {
-            self.remove_entry(place.user, place.member, 0);
+            self.remove_entry(place.user, place.member);
         }
     }
 
@@ -226,8 +247,12 @@ impl Fleet {
         if length < most {
             return Some(false);
         }
-        if self.users.was_full_just_now(user) {
+        if self.users.was_full_just_now(user, length) {
             return Some(true);
+        }
+        if length > LONG {
+            // The thread of the fleet reads it once the socket is there.
+            return None;
         }
         let list = self.read_list(user, length).await?;
         let is_full = list.count() >= most;
@@ -259,8 +284,13 @@ impl Fleet {
         self.change_list(user, Write::Keep(name));
     }
 
-    fn remove_entry(&self, user: UserKey, member: Vec<u8>, times: usize) {
-        self.change_list(user, Write::Leave(LostEntry { name: self.list_name(user), member, times }));
+    fn remove_entry(&self, user: UserKey, member: Vec<u8>) {
+        self.change_list(user, Write::Leave(LostEntry { name: self.list_name(user), member }));
+    }
+
+    /// Whether a question that is asked now sees all changes of a user's list that this stickyd has made.
+    fn sees_all(&self, user: UserKey) -> bool {
+        self.shard_of(user.key()).is_some_and(|shard| lock(&shard.queue).writes.len() <= SEEN)
     }
 
     fn change_list(&self, user: UserKey, write: Write) {
@@ -287,6 +317,20 @@ impl UserKey {
     pub(crate) fn key(self) -> Key {
         Key::from_bytes(self.0)
     }
+}
+
+/// Whether a user was noted less than this time ago.
+fn is_within(noted: &Mutex<HashMap<UserKey, Instant>>, user: UserKey, time: Duration) -> bool {
+    let now = Instant::now();
+    lock(noted).get(&user).is_some_and(|since| now.duration_since(*since) < time)
+}
+
+fn note(noted: &Mutex<HashMap<UserKey, Instant>>, user: UserKey) {
+    let mut noted = lock(noted);
+    if noted.len() >= MOST_FULL {
+        noted.clear();
+    }
+    noted.insert(user, Instant::now());
 }
 
 fn list_command(word: &str, name: &str) -> Cmd {

@@ -252,9 +252,10 @@ impl Driver {
                 command.arg(name).arg(member);
                 command
             }
-            Write::Leave(LostEntry { name, member, times }) => {
+            Write::Leave(LostEntry { name, member }) => {
                 let mut command = cmd("LREM");
-                command.arg(name).arg(*times).arg(member);
+                // From its head, where the oldest socket is.
+                command.arg(name).arg(1).arg(member);
                 command
             }
             Write::Owes(name) => {

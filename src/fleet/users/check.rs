@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redis::{Value, cmd};
 use tokio::time::timeout;
 
-use super::{NewPlace, TOPIC, UserKey, UserTerms, list_command};
+use super::{LONG, NewPlace, TOPIC, UserKey, UserTerms, list_command};
 use crate::fleet::{Fleet, QUESTION};
 use crate::locks::lock;
 
@@ -17,16 +17,16 @@ use crate::locks::lock;
 const SLACK: usize = 256;
 
 /// Number of entries that are read at most: 850 KB. Those after them do not count.
-const LONGEST: usize = 16_384;
-
-/// Length from which on the list of a user is read once per second at most.
-const LONG: usize = 1_024;
+pub(super) const LONGEST: usize = 16_384;
 
 /// Maximum number of entries that one message names.
 const NAMED: usize = 4_096;
 
 /// Size of an entry before it is sealed, in bytes.
 pub(super) const ENTRY: usize = 24;
+
+/// Number of entries that are opened without a pause for other tasks of the thread.
+const AT_ONCE: usize = 128;
 
 /// Number of readings until entries that are removed no longer stand in the way.
 const READINGS: usize = 3;
@@ -119,6 +119,15 @@ impl Fleet {
     /// Refuses the new socket if as many others stand before it as the user may have. Returns whether it did; `None` if
     /// Redis does not say.
     async fn refuse_new(&self, user: UserKey, terms: UserTerms, own: UserEntry, length: usize) -> Option<bool> {
+        let _turn = if length > LONG { Some(self.users.long_turn.lock().await) } else { None };
+        // A session may count elsewhere already, which only the list shows.
+        if length > LONG && own.session == 0 && self.users.was_full_just_now(user, length) {
+            self.give_way(own.number, true);
+            return Some(true);
+        }
+        if length > LONG && !self.users.try_read_long(user) {
+            return None;
+        }
         for _ in 0..READINGS {
             let list = self.read_list(user, length).await?;
             let (count, seen) = (list.count(), list.live.len());
@@ -130,6 +139,7 @@ impl Fleet {
             let is_in_sight = others.len() < seen;
             let others = UserList { live: others };
             if others.count() >= terms.most {
+                self.users.found_full(user);
                 self.ask_owners(user, &others.live, false);
                 self.give_way(own.number, true);
                 return Some(true);
@@ -145,15 +155,13 @@ impl Fleet {
     /// Closes the first sockets of a list, so that as many stay as the user may have. Returns whether there were too
     /// many; `None` if Redis does not say.
     pub(super) async fn close_oldest(&self, user: UserKey, terms: UserTerms, length: usize) -> Option<bool> {
-        if length > LONG && self.users.was_full_just_now(user) {
+        let _turn = if length > LONG { Some(self.users.long_turn.lock().await) } else { None };
+        if length > LONG && !self.users.try_read_long(user) {
             // The next round looks again (`upkeep`).
-            return Some(true);
+            return None;
         }
         let list = self.read_list(user, length).await?;
         let over = list.count().saturating_sub(terms.most);
-        if over > 0 {
-            self.users.found_full(user);
-        }
         let first = list.first(over);
         for one in first.iter().filter(|one| one.entry.node == self.node) {
             self.give_way(one.entry.number, false);
@@ -173,6 +181,8 @@ impl Fleet {
     pub(super) async fn read_list(&self, user: UserKey, length: usize) -> Option<UserList> {
         let mut range = list_command("LRANGE", &self.list_name(user));
         range.arg(0).arg(length.saturating_add(SLACK).min(LONGEST).saturating_sub(1));
+        // Otherwise, what is being removed already would be removed once more at each reading.
+        let removes = self.sees_all(user);
         let found = match self.ask_list(user, vec![range]).await?.pop()? {
             Value::Array(found) => found,
             Value::ServerError(error) => {
@@ -181,18 +191,18 @@ impl Fleet {
             }
             _ => return None,
         };
-        let (listed, rubbish) = self.open_all(user, found);
+        let (listed, rubbish) = self.open_all(user, found).await;
         let dead = self.dead_nodes(&listed).await?;
         let mut list = UserList { live: Vec::new() };
-        rubbish.into_iter().for_each(|member| self.remove_entry(user, member, 1));
+        rubbish.into_iter().filter(|_| removes).for_each(|member| self.remove_entry(user, member));
         let mut seen = BTreeSet::new();
         for one in listed {
             let UserEntry { node, number, .. } = one.entry;
             let is_lost = dead.contains(&node) || (node == self.node && !self.has_place(number));
-            if is_lost || !seen.insert(one.entry) {
-                self.remove_entry(user, one.member, 1);
-            } else {
+            if !is_lost && seen.insert(one.entry) {
                 list.live.push(one);
+            } else if removes {
+                self.remove_entry(user, one.member);
             }
         }
         Some(list)
@@ -210,10 +220,13 @@ impl Fleet {
     }
 
     /// Opens entries; returns those that open, and the others.
-    pub(super) fn open_all(&self, user: UserKey, found: Vec<Value>) -> (Vec<UserListed>, Vec<Vec<u8>>) {
+    async fn open_all(&self, user: UserKey, found: Vec<Value>) -> (Vec<UserListed>, Vec<Vec<u8>>) {
         let name = self.list_name(user);
         let (mut listed, mut rubbish) = (Vec::new(), Vec::new());
-        for value in found {
+        for (value, number) in found.into_iter().zip(1_usize..) {
+            if number.is_multiple_of(AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             let Value::BulkString(member) = value else { continue };
             match self.seals.open(&name, &member).and_then(|plain| UserEntry::decode(&plain)) {
                 Some(entry) => listed.push(UserListed { entry, member }),
