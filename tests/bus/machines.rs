@@ -109,6 +109,10 @@ async fn without_redis_each_machine_is_as_alone() {
         }
         knows(&one, 2.0);
         knows(&two, 2.0);
+        // What a frozen Redis had received says that the others are there before it is used again.
+        for machine in [&one, &two] {
+            wait_for("Redis is used again", || machine.metric("stickyd_fleet_redis_up") == 1.0);
+        }
         two.workers[1].ask(&format!("/emit?text=after-{failure}"));
         assert_eq!(clients.ask(&format!("got after-{failure} 12")).await["once"], 12);
     }
