@@ -61,9 +61,9 @@ impl ServiceReader {
     pub(in crate::cli) fn find(named: &str) -> Result<Self, String> {
         let unit = ServiceUnit::find(named)?;
         let is_dynamic = unit.is_on("DynamicUser");
-        let name = unit.last("User").unwrap_or(if is_dynamic { unit.stem() } else { "root" }).to_owned();
+        let name = unit.last("User").unwrap_or_else(|| if is_dynamic { unit.stem() } else { "root" }).to_owned();
         let known = number(&name).or_else(|| number(&printed("id", &["-u", &name])?));
-        let Some(id) = known.or(is_dynamic.then_some(DYNAMIC)) else {
+        let Some(id) = known.or_else(|| is_dynamic.then_some(DYNAMIC)) else {
             return Err(format!("there is no user `{name}`, which {} runs as", unit.name));
         };
         let own = || printed("id", &["-g", &name]).and_then(|id| number(&id)).unwrap_or(id);
