@@ -160,7 +160,7 @@ fn stickyd(addresses: &[std::net::SocketAddr], more: &str) -> Binary {
     let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     Binary::with(&format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n{more}"
+        allow_empty = true\nslow_start = \"0s\"\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n{more}"
     ))
 }
 

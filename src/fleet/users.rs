@@ -200,9 +200,7 @@ impl Fleet {
             held.insert(number, HeldPlace { user, member: member.clone(), terms, holder });
             self.add_entry(user, member, is_checked.then_some(done));
         }
-        if is_checked {
-            let _ = self.users.waiting.try_send(NewPlace { number, length });
-        } else {
+        if !is_checked || self.users.waiting.try_send(NewPlace { number, length }).is_err() {
             self.series.user_checked("unknown");
         }
         Some(UserPlace { fleet: self.clone(), number })
@@ -216,7 +214,7 @@ impl Fleet {
     }
 
     /// Whether a user has as many sockets as allowed on all stickyds together, as far as Redis says in time.
-    pub(crate) async fn is_user_full(&self, user: UserKey, most: usize) -> bool {
+    pub(crate) async fn check_user_full(&self, user: UserKey, most: usize) -> bool {
         let shard = self.shard_of(user.key()).filter(|shard| shard.is_usable());
         let Some(shard) = shard else {
             self.series.user_checked("unknown");

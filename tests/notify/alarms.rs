@@ -108,6 +108,8 @@ async fn restarts_of_a_worker_are_counted() {
     let name = target.address.to_string();
     let alarm = "{ sockets_below = 1, for = \"0s\", restarts = \"1/h\" }";
     let binary = Binary::with(&config(&receiver, &name, alarm));
+    // Before its first check a worker counts as up, and an end that early is no end of a live worker.
+    binary.says(&["first health checks done", "up=1"]);
     // stickyd counts from its first look on.
     told(&mut receiver, "sockets_low", "begun").await;
     let of_worker = |series: &str| metric(&binary, &format!("{series}{{upstream=\"app\",worker=\"{name}\"}}"));

@@ -28,7 +28,7 @@ impl Driver {
             return;
         };
         let mut health = lock(&self.shard.health);
-        // The first number is what was evicted before stickyd came, or before the Redis was full of its pins.
+        // The first number tells nothing: those keys were evicted before stickyd looked.
         let more = health.evicted.replace(evicted).is_some_and(|before| evicted > before);
         if more {
             health.error = Some(EVICTS.to_owned());
@@ -41,20 +41,20 @@ impl Driver {
 
     /// Logs at most once per minute that answers take longer than requests wait.
     pub(super) fn say_slow(&mut self, took: Duration) {
-        if self.may_say("slow") {
+        if self.try_say("slow") {
             let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(redis = %self.shard.shown, latency_ms, "the fleet's Redis is slow: requests do not wait");
         }
     }
 
-    /// Whether this kind of line was not logged within the last minute; it counts as logged from now on.
-    fn may_say(&mut self, kind: &'static str) -> bool {
+    /// Whether this kind of line may be logged, because it was not within the last minute; it then counts as logged.
+    fn try_say(&mut self, kind: &'static str) -> bool {
         let now = Instant::now();
-        let may = self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60));
-        if may {
+        let says = self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60));
+        if says {
             self.said.insert(kind, now);
         }
-        may
+        says
     }
 
     /// Counts an error, shows it to operators, and logs it at most once per minute.
@@ -74,7 +74,7 @@ impl Driver {
             health.state = kind;
         }
         drop(health);
-        if self.may_say(kind) {
+        if self.try_say(kind) {
             tracing::warn!(redis = %self.shard.shown, kind, %error, "the fleet's Redis has failed");
         }
     }
