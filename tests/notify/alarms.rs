@@ -108,7 +108,7 @@ async fn restarts_of_a_worker_are_counted() {
     let name = target.address.to_string();
     let alarm = "{ sockets_below = 1, for = \"0s\", restarts = \"1/h\" }";
     let binary = Binary::with(&config(&receiver, &name, alarm));
-    // Before its first check a worker counts as up, and an end that early is no end of a live worker.
+    // Before its first check a worker counts as up. It ends only after that check, so that its end is noticed.
     binary.says(&["first health checks done", "up=1"]);
     // stickyd counts from its first look on.
     told(&mut receiver, "sockets_low", "begun").await;
