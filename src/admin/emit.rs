@@ -6,6 +6,7 @@
 //! `admin::broadcast`), and the token that allows this and nothing else (`auth`).
 
 mod fleet;
+mod seats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,13 +31,12 @@ use crate::metrics::EmitVia;
 use crate::sockets::{Filter, Socket};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
+pub(crate) use seats::EmitSeats;
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str =
     "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
 
-/// Messages that may be under way at once.
-pub(crate) const UNDER_WAY: usize = 16;
 /// Maximum number of rooms of a message, and of bytes of the name of one.
 const MOST_ROOMS: usize = 1_000;
 const LONGEST_ROOM: usize = 512;
@@ -60,8 +60,8 @@ pub(crate) async fn send(
         message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
         return fleet::emit(&api, &upstream, order, who).await.map(Json);
     }
-    let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
-        say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
+    let Some(seat) = api.emitting.take().await else {
+        say_full!("a message of the backend was refused: too many are under way");
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
     };
     let via = match &way {
