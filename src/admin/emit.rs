@@ -27,7 +27,7 @@ use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, LONGEST, event};
 use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use crate::clock;
-use crate::config::{EmitRedis, EmitWay};
+use crate::config::{EmitRedis, EmitWay, RedisPlace};
 use crate::metrics::{EmitResult, EmitVia};
 use crate::sockets::{Filter, Socket};
 use crate::upstream::Upstream;
@@ -169,7 +169,10 @@ async fn over_redis(
     match api.emit_links.publish(name, to, message).await {
         Ok(()) => Ok(EmitAnswer { published: true, ..EmitAnswer::default() }),
         Err(error) => {
-            let (redis, kind, words) = (&to.address, error.kind(), error.words());
+            let (redis, kind, mut words) = (&to.address, error.kind(), error.words());
+            if error.is_of_cluster() && !matches!(redis.place, RedisPlace::Cluster(_)) {
+                words.push_str("; it is a cluster: write redis = \"redis+cluster://…\"");
+            }
             tracing::warn!(upstream = %name, %redis, kind, error = %words, "cannot publish a message of the backend");
             let why = format!("the Redis of the adapter of `{name}`, {redis}, did not take the message: {words}");
             Err(refuse(StatusCode::BAD_GATEWAY, why))

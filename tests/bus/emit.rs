@@ -46,7 +46,7 @@ async fn got(clients: &mut Clients, text: &str, wanted: u64, red: u64) {
 }
 
 /// Every kind of recipients, over an adapter of the application.
-async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
+pub(super) async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
     let send = |order: Value| assert_eq!(fleet.emit(&order), (200, json!({"published": true})), "{order}");
     send(json!({"event": "news", "args": ["all"]}));
     got(clients, "all", 12, 6).await;
