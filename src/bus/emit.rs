@@ -66,14 +66,25 @@ pub(crate) struct BusEmit {
 pub(crate) enum EmitMatter {
     /// Hand an event to their clients; with a time, the clients are to answer in it.
     Event(EmitMessage, Option<Duration>),
-    /// Answer with the Engine.IO session of the socket with this id in this namespace.
-    Session { namespace: String, id: String },
+    /// Answer with the Engine.IO session of the socket with this id in this namespace. Members of other machines may be
+    /// left out.
+    Session { namespace: String, id: String, near_only: bool },
 }
 
 impl EmitMatter {
     /// Whether members tell more than a number.
     fn has_answers(&self) -> bool {
         !matches!(self, Self::Event(_, None))
+    }
+
+    /// Whether the first answer is enough.
+    fn is_search(&self) -> bool {
+        matches!(self, Self::Session { .. })
+    }
+
+    /// Whether members of other machines are left out.
+    fn is_near_only(&self) -> bool {
+        matches!(self, Self::Session { near_only: true, .. })
     }
 
     /// Time in which members are to answer.
@@ -87,7 +98,7 @@ impl EmitMatter {
     /// The header of the message, as members read it.
     fn header(&self, number: u64) -> Value {
         match self {
-            Self::Session { namespace, id } => json!({ "k": "session", "n": namespace, "q": number, "id": id }),
+            Self::Session { namespace, id, .. } => json!({ "k": "session", "n": namespace, "q": number, "id": id }),
             Self::Event(message, ack) => {
                 let EmitMessage { namespace, rooms, except, .. } = message;
                 let time = ack.and_then(|time| u64::try_from(time.as_millis()).ok());
@@ -138,6 +149,8 @@ struct UnderWay {
     /// Members that have said how many sockets they have.
     counted: HashSet<MemberId>,
     with_ack: bool,
+    /// Whether the first answer is enough.
+    is_search: bool,
     done: Rc<Notify>,
 }
 
@@ -208,7 +221,12 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
     let emits = &hub.emits;
     emits.last.set(emits.last.get() + 1);
     let (number, done) = (emits.last.get(), Rc::new(Notify::new()));
-    let waiting: HashMap<_, _> = group.borrow().all_members().map(|member| (member, 0)).collect();
+    let near_only = order.matter.is_near_only();
+    let waiting: HashMap<_, _> = {
+        let group = group.borrow();
+        let is_asked = |member: &MemberId| !near_only || group.far_hub(*member).is_none();
+        group.all_members().filter(is_asked).map(|member| (member, 0)).collect()
+    };
     if waiting.is_empty() {
         done.notify_one();
     }
@@ -218,6 +236,7 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
         waiting,
         counted: HashSet::new(),
         with_ack: order.matter.has_answers(),
+        is_search: order.matter.is_search(),
         done: done.clone(),
     };
     emits.all.borrow_mut().insert(number, under_way);
@@ -232,7 +251,9 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
     let position = hub.next_position();
     let published = group.borrow_mut().publish(Instant::now(), origin, position, &publish, &Rc::new(()));
     hub.count(key, &published);
-    hub.far.publish(key, &group.borrow(), origin, &publish);
+    if !near_only {
+        hub.far.publish(key, &group.borrow(), origin, &publish);
+    }
     (number, done)
 }
 
@@ -275,6 +296,10 @@ impl EmitsUnderWay {
                 one.result.answers.push(value);
             } else {
                 one.result.dropped += 1;
+            }
+            if one.is_search {
+                one.waiting.clear();
+                return one.end_if_complete();
             }
             if left > 0 {
                 return;

@@ -31,12 +31,12 @@ async fn labelled(by: &str) -> (Fleet, Clients, TempDirectory) {
 }
 
 impl Fleet {
-    fn sockets(&self, query: &str) -> Vec<Value> {
+    pub(super) fn sockets(&self, query: &str) -> Vec<Value> {
         let all: Value = serde_json::from_str(&self.admin(&format!("/api/v1/sockets?{query}"))).unwrap();
         all["sockets"].as_array().unwrap_or_else(|| panic!("{all}")).clone()
     }
 
-    fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
+    pub(super) fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
         let request = format!(
