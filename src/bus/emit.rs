@@ -114,6 +114,8 @@ impl EmitMatter {
 /// What became of a message.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct BusEmitted {
+    /// Paths of Socket.IO servers that it was for.
+    pub(crate) servers: usize,
     /// Socket.IO servers that have handed it to their clients.
     pub(crate) workers: usize,
     /// Socket.IO servers that did not answer.
@@ -194,7 +196,7 @@ async fn run(hub: &Rc<Hub>, order: &BusEmit) -> BusEmitted {
         all.push(begin(hub, order, &key, &group));
     }
     let end = tokio::time::Instant::now() + order.matter.patience();
-    let mut result = BusEmitted::default();
+    let mut result = BusEmitted { servers: all.len(), ..BusEmitted::default() };
     for (number, done) in all {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let _ = timeout(left, done.notified()).await;
@@ -343,7 +345,8 @@ impl Hub {
         let of_upstream = |(upstream, _): &GroupKey| *upstream == order.upstream || upstream.is_empty();
         let found = groups.iter().filter(|(key, group)| of_upstream(key) && group.borrow().near().next().is_some());
         let found: Vec<_> = found.map(|(key, group)| (key.clone(), group.clone())).collect();
-        let path = order.path.as_deref().unwrap_or(USUAL_PATH);
+        // Socket.IO takes a slash off the end of its path.
+        let path = order.path.as_deref().map_or(USUAL_PATH, |path| path.strip_suffix('/').unwrap_or(path));
         let has_path = found.iter().any(|((_, of), _)| of == path);
         if order.path.is_none() && !has_path {
             return found;

@@ -13,6 +13,7 @@ use axum::http::{Method, StatusCode};
 use serde::Deserialize as _;
 
 use super::super::api::{FleetOrderBody, LabelledSocket, LabelsOrder, paths};
+use super::super::broadcast::check_namespace;
 use super::super::emit::ask_bus;
 use super::super::layers::WholeBody;
 use super::super::orders::{OrderScope, Passing, everywhere, reason_of};
@@ -42,6 +43,7 @@ pub(crate) async fn set(
     }
     let changes: LabelChanges = labels.into_iter().collect();
     check(&changes).map_err(wrong)?;
+    namespace.as_deref().map_or(Ok(()), check_namespace)?;
     let names: Vec<String> = {
         let snapshot = api.shared.snapshot.load();
         let named = |name: &str| upstream.as_deref().is_none_or(|wanted| wanted == name);
