@@ -121,7 +121,7 @@ impl Metrics {
                 &["to", "result"], r)?,
             spans: counters!("stickyd_spans_total",
                 "Spans of traces by result: sent, failed (the receiver did not take them), dropped (the queue was full, \
-                 or stickyd stopped). A build without the feature otel makes none.", &["result"], r)?,
+                 [telemetry] was removed, or stickyd stopped). A build without the feature otel makes none.", &["result"], r)?,
             events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
