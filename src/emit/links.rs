@@ -97,8 +97,14 @@ async fn send(link: &mut RedisLink, command: &Cmd) -> Result<(), LinkError> {
         let (kind, refused) = (error.kind(), RedisError::from(error.clone()));
         use ServerErrorKind::{Ask, Moved, ReadOnly, TryAgain};
         let has_moved = matches!(kind, Some(Moved | Ask | ReadOnly | TryAgain));
-        if !has_moved || !matches!(link, RedisLink::Cluster(_)) || moves == MOVES {
+        if !has_moved || !matches!(link, RedisLink::Cluster(_)) {
             return Err(LinkError::Failed(refused));
+        }
+        if moves == MOVES {
+            // The library cannot connect to it, and asks another server.
+            let server = refused.redirect_node().map_or("which is unknown", |(server, _)| server);
+            let words = format!("the server of the cluster that has its slot, {server}, does not answer");
+            return Err(LinkError::Failed(RedisError::from(std::io::Error::other(words))));
         }
         moves += 1;
         // With ASK, only this command goes there; with MOVED, the library reads anew which server has which slots.

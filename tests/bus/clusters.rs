@@ -29,7 +29,9 @@ async fn reaches_all_again(fleet: &Fleet, clients: &mut Clients, name: &str) {
         number += 1;
         let text = format!("{name}{number}.");
         let (status, answer) = fleet.emit(&order(&text));
-        assert_eq!(status, 200, "{answer}");
+        if status != 200 {
+            return Err(answer);
+        }
         let said = clients.ask(&format!("soon {text} 12")).await;
         if said["once"] == 12 { Ok(()) } else { Err(said) }
     })
@@ -47,20 +49,39 @@ async fn the_sharded_adapter_on_a_cluster_gets_what_is_emitted() {
     cluster.move_slot(channel, next);
     assert_eq!(cluster.owner(channel), next);
     reaches_all_again(&fleet, &mut clients, "moved").await;
-    // Its server dies: an error in words, until the replica has taken its place.
+    // Its server dies, and a replica takes its place.
     cluster.add_replica_of(next);
     cluster.nodes[next].stop();
-    let (status, answer) = fleet.emit(&order("lost"));
-    assert_eq!(status, 502, "{answer}");
-    let words = answer["error"].as_str().unwrap();
-    assert!(words.starts_with("the Redis of the adapter of `app`, redis+cluster://"), "{words}");
-    assert!(words.contains(" did not take the message: "), "{words}");
-    wait_for("the replica has taken its place", || {
-        let (status, answer) = fleet.emit(&order("meanwhile"));
+    wait_for("the replica has taken its place", || cluster.nodes[3].cli(&["role"]).starts_with("master"));
+    reaches_all_again(&fleet, &mut clients, "again").await;
+}
+
+/// A server of the cluster that has no replica is away, and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_of_a_cluster_that_is_away_is_an_error_in_words() {
+    let mut cluster = RedisCluster::start();
+    let url = format!("redis+cluster://{}", cluster.addresses(""));
+    let more = format!("emit = {{ via = \"redis-adapter\", redis = \"{url}\", adapter = \"sharded\" }}\n");
+    let fleet = Fleet::configured(0, &more, &[]).await;
+    assert_eq!(fleet.emit(&order("first")).0, 200);
+    let owner = cluster.owner("socket.io#/#");
+    cluster.nodes[owner].stop();
+    for _ in 0..3 {
+        let (status, answer) = fleet.emit(&order("lost"));
+        assert_eq!(status, 502, "{answer}");
+        let words = answer["error"].as_str().unwrap();
+        let reason =
+            words.strip_prefix(&format!("the Redis of the adapter of `app`, {url}, did not take the message: "));
+        let away =
+            format!("the server of the cluster that has its slot, {}, does not answer", cluster.nodes[owner].address);
+        let kinds = [&*away, "connection", "onnection refused", "The cluster is down"];
+        assert!(reason.is_some_and(|reason| kinds.iter().any(|kind| reason.contains(kind))), "{words}");
+    }
+    cluster.nodes[owner].start_again();
+    wait_for("the server is back", || {
+        let (status, answer) = fleet.emit(&order("again"));
         if status == 200 { Ok(()) } else { Err(answer) }
     });
-    assert!(cluster.nodes[3].cli(&["role"]).starts_with("master"));
-    reaches_all_again(&fleet, &mut clients, "again").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,13 +57,27 @@ impl RedisCluster {
         self.nodes.iter().position(has).expect("a server has each slot")
     }
 
-    /// Moves the empty slot of a key to another master.
+    /// Moves the empty slot of a key to another master, and waits until all servers know it.
     pub(crate) fn move_slot(&self, key: &str, to: usize) {
-        let slot = self.nodes[to].cli(&["cluster", "keyslot", key]);
-        let id = self.nodes[to].cli(&["cluster", "myid"]);
-        let set = |node: &Redis| assert_eq!(node.cli(&["cluster", "setslot", &slot, "node", &id]), "OK");
-        set(&self.nodes[to]);
-        self.nodes.iter().enumerate().filter(|(n, _)| *n != to).for_each(|(_, node)| set(node));
+        let (from, to) = (&self.nodes[self.owner(key)], &self.nodes[to]);
+        let slot = to.cli(&["cluster", "keyslot", key]);
+        let [of, id] = [from, to].map(|node| node.cli(&["cluster", "myid"]));
+        let set = |node: &Redis, words: &[&str]| {
+            let said = node.cli(&[&["cluster", "setslot", &slot], words].concat());
+            assert_eq!(said, "OK", "{words:?}");
+        };
+        // Only a server that has imported the slot raises its epoch, so that the others believe it.
+        set(to, &["importing", &of]);
+        set(from, &["migrating", &id]);
+        set(to, &["node", &id]);
+        set(from, &["node", &id]);
+        let moved = format!("MOVED {slot} {}", to.address);
+        wait_for("all servers know who has the slot", || {
+            self.nodes
+                .iter()
+                .filter(|node| node.address != to.address)
+                .all(|node| node.cli(&["get", key]).contains(&moved))
+        });
     }
 
     /// Adds a replica of a master, which takes its place if it dies; waits until it has all data.
