@@ -124,6 +124,7 @@ pub(crate) async fn serve(
         emitting: Arc::new(Semaphore::new(emit::UNDER_WAY)),
         emit_links: Arc::default(),
         orders: Arc::default(),
+        asking: Arc::new(Semaphore::new(orders::UNDER_WAY)),
         tasks: tasks_of_api,
         stop: stop_of_api,
     };
@@ -233,6 +234,8 @@ struct Api {
     emit_links: Arc<EmitLinks>,
     /// Which orders of the fleet have set the admin states of workers.
     orders: Arc<orders::AppliedOrders>,
+    /// Bounds the questions to the fleet that are under way.
+    asking: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }

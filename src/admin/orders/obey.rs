@@ -51,6 +51,7 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             },
             Ok(Some(FleetMessage::Gap)) => next_look = Instant::now(),
             Err(_) => {
+                fleet.forget_old_answers();
                 if begun_us.is_none() {
                     begun_us = fleet.redis_us().await;
                 }
