@@ -146,6 +146,13 @@ async fn run(
     // Sockets that have not taken the message by then count as slow.
     let _ = tokio::time::timeout(DELIVERY_PATIENCE, broadcast.decided()).await;
     let counts = broadcast.finish();
+    if counts.get(Fate::Slow as usize).is_some_and(|slow| *slow > 0) {
+        // Else the message stays in memory for as long as a client does not read.
+        for slice in sockets.chunks(SLICE * SLICE) {
+            slice.iter().for_each(|socket| socket.drop_late_posts());
+            tokio::task::yield_now().await;
+        }
+    }
     shared.metrics.care.broadcast(&counts);
     tracing::info!(matched = sockets.len(), reached = counts.first(), "broadcast finished");
     let _ = done.send(counts);

@@ -6,6 +6,8 @@
 //! `admin::broadcast`), and the token that allows this and nothing else (`auth`).
 
 mod fleet;
+mod refusal;
+mod seats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,17 +28,16 @@ use crate::broadcast::{Broadcast, LONGEST, event};
 use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use crate::clock;
 use crate::config::{EmitRedis, EmitWay};
-use crate::metrics::EmitVia;
+use crate::metrics::{EmitResult, EmitVia};
 use crate::sockets::{Filter, Socket};
-use crate::telemetry::say_full;
 use crate::upstream::Upstream;
+use refusal::EmitRefusal;
+pub(crate) use seats::EmitSeats;
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str =
     "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
 
-/// Messages that may be under way at once.
-pub(crate) const UNDER_WAY: usize = 16;
 /// Maximum number of rooms of a message, and of bytes of the name of one.
 const MOST_ROOMS: usize = 1_000;
 const LONGEST_ROOM: usize = 512;
@@ -49,33 +50,36 @@ pub(crate) async fn send(
     State(api): State<Api>,
     passing: Passing,
     WholeBody(body): WholeBody,
-) -> Result<Json<EmitAnswer>, ApiRefusal> {
+) -> Result<Json<EmitAnswer>, EmitRefusal> {
     let order: EmitOrder = read_order(&body, HELP)?;
     let upstream = upstream(&api, order.upstream.as_deref())?;
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
-    if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
-        // Nothing is sent anywhere if a room is wrong.
-        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
-        return fleet::emit(&api, &upstream, order, who).await.map(Json);
-    }
-    let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
-        say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
-    };
     let via = match &way {
         EmitWay::Redis(_) => EmitVia::Redis,
         EmitWay::Bus => EmitVia::Bus,
         EmitWay::Frames => EmitVia::Frames,
+    };
+    // One that another stickyd has passed on was counted there.
+    if let Some(sender) = passing.sender() {
+        EmitRefusal::unless_admitted(&api, sender, via)?;
+    }
+    if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
+        // Nothing is sent anywhere if a room is wrong.
+        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
+        return Ok(Json(fleet::emit(&api, &upstream, order, who).await?));
+    }
+    let Some(seat) = api.emitting.take().await else {
+        return Err(EmitRefusal::full(&api, via));
     };
     let said = match way {
         EmitWay::Redis(to) => over_redis(&api, &upstream, &to, &message).await,
         EmitWay::Bus => over_bus(&api, &upstream, message, ack, order.path).await,
         EmitWay::Frames => as_frames(&api, &upstream, &message, order.text.as_deref(), seat).await,
     };
-    api.shared.metrics.care.emitted(via, said.is_ok());
-    said.map(Json)
+    api.shared.metrics.care.emitted(via, if said.is_ok() { EmitResult::Published } else { EmitResult::Failed });
+    Ok(Json(said?))
 }
 
 /// Returns the upstream that a request names; it may be left out if there is only one.

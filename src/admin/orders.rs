@@ -5,6 +5,7 @@
 //! ([`obey`]), and the way over Redis (`crate::fleet::control`).
 
 pub(super) mod obey;
+mod passing;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -12,8 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Query, State};
-use axum::http::request::Parts;
+use axum::extract::{Query, State};
 use axum::http::{Method, Request, StatusCode, header};
 use axum::{Extension, Json};
 use percent_encoding::percent_decode_str;
@@ -32,6 +32,7 @@ use crate::fleet::members::FleetMember;
 use crate::fleet::states::FleetState;
 use crate::locks::lock;
 use crate::telemetry::say_full;
+pub(super) use passing::{PassedOn, Passing};
 
 /// What the whole fleet can be asked for.
 const ALLOWED: [(Method, &str); 9] = [
@@ -100,30 +101,6 @@ pub(super) enum OrderScope {
     Message,
     /// The one stickyd that has what is asked for; this one has not.
     Search,
-}
-
-/// Marks a request that another stickyd has passed on, or this one to itself: it is not passed on again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PassedOn;
-
-/// Where a request comes from: it is passed on to the fleet if it comes from a client of the API.
-pub(super) struct Passing(Option<String>);
-
-impl Passing {
-    /// The sender of a request that is to be passed on; `None` if this stickyd is to execute it alone.
-    pub(super) fn of_backend(self, api: &Api) -> Option<String> {
-        self.0.filter(|_| api.shared.sessions.fleet().is_some())
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Passing {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let is_passed_on = parts.extensions.get::<PassedOn>().is_some();
-        let who = parts.extensions.get::<AdminOperator>().map(|operator| operator.0.clone());
-        Ok(Self(who.filter(|_| !is_passed_on)))
-    }
 }
 
 /// `GET /api/v1/fleet/orders?path=…`: what every stickyd answers to a read.

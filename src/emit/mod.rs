@@ -5,6 +5,7 @@
 //! the caller is told. Left out: the other ways (`crate::bus`, frames in `crate::admin`), and the rights to publish.
 
 mod msgpack;
+mod rates;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,8 @@ use crate::bus::EmitMessage;
 use crate::config::{EmitAdapter, EmitRedis};
 use crate::fleet::connect::{Connector, LinkError, RedisLink};
 use crate::locks::lock;
+pub(crate) use rates::EmitRates;
+pub(crate) use rates::PER_SECOND;
 
 /// Sender's name in every message: the one that `@socket.io/redis-emitter` has, which no adapter counts as a server.
 const SENDER: &str = "emitter";

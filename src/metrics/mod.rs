@@ -44,7 +44,7 @@ pub(crate) use fleet::FleetSeries;
 pub(crate) use http2::Http2Series;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
-pub(crate) use liveness::EmitVia;
+pub(crate) use liveness::{EmitResult, EmitVia};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
 pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};

@@ -17,6 +17,7 @@ mod common;
 mod filter;
 mod holders;
 pub(crate) mod labels;
+mod posts;
 pub(crate) mod row;
 mod socket;
 pub(crate) mod socket_id;

@@ -169,6 +169,31 @@ async fn the_bus_counts_and_collects_answers() {
     );
 }
 
+/// Twenty requests at once, and then some in turn: also clients that poll get each once, and the latter in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_the_same_moment_reach_all_clients() {
+    let fleet = Fleet::start(2, &[]).await;
+    let mut clients = fleet.clients(6).await;
+    fleet.wait_linked(2.0);
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let order = json!({"event": "news", "args": [format!("moment{n}.")]});
+            let fleet = &fleet;
+            scope.spawn(move || {
+                let (status, answer) = fleet.emit(&order);
+                assert_eq!((status, &answer["sockets"]), (200, &json!(6)), "{answer}");
+            });
+        }
+    });
+    for n in 0..20 {
+        got(&mut clients, &format!("moment{n}."), 6, 3).await;
+    }
+    for n in 0..20 {
+        assert_eq!(fleet.emit(&json!({"event": "news", "args": [format!("turn{n}")]})).0, 200);
+    }
+    assert_eq!(clients.ask("series turn 20").await, json!({"whole": 6, "lengths": [20, 20, 20, 20, 20, 20]}));
+}
+
 /// The parser of an application is its own affair: the hub sends it data, not packets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_knows_no_parser() {

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::support::admin::{metric, reload};
 use crate::support::engines::many_sessions;
-use crate::support::process::{PATIENCE, Process, clients_dir};
+use crate::support::process::{Process, clients_dir};
 use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::{Leg, Raw, RawWorker, ok};
 use crate::support::tls::Certificates;
-use crate::support::wait::{at_most, wait_for};
+use crate::support::wait::{at_most, patience, wait_for};
 
 pub(super) const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -32,7 +32,7 @@ impl Collector {
 
     /// Returns the next request in time.
     pub(super) async fn next(&mut self) -> Value {
-        tokio::time::timeout(PATIENCE, self.process.line()).await.expect("spans in time").expect("the receiver lives")
+        tokio::time::timeout(patience(), self.process.line()).await.expect("spans in time").expect("the receiver lives")
     }
 
     /// Plans the answers from now on, and forgets the requests before.
