@@ -215,12 +215,17 @@ fn message(order: &BroadcastOrder) -> Result<Arc<Broadcast>, ApiRefusal> {
     Ok(Broadcast::new(text.as_deref(), event.as_deref()))
 }
 
-/// Checks the namespace and the name of an event.
-pub(crate) fn check_event(namespace: &str, name: &str) -> Result<(), ApiRefusal> {
-    // Socket.IO ends a namespace at the first comma.
+/// Checks a namespace, which Socket.IO ends at the first comma.
+pub(crate) fn check_namespace(namespace: &str) -> Result<(), ApiRefusal> {
     if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
         return Err(wrong("`namespace` must begin with / and must not contain a comma"));
     }
+    Ok(())
+}
+
+/// Checks the namespace and the name of an event.
+pub(crate) fn check_event(namespace: &str, name: &str) -> Result<(), ApiRefusal> {
+    check_namespace(namespace)?;
     if name.is_empty() || RESERVED.contains(&name) {
         return Err(wrong(format!(
             "`event` must be a name of the application: not empty, and none of {}",

@@ -27,7 +27,7 @@ use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, LONGEST, event};
 use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use crate::clock;
-use crate::config::{EmitRedis, EmitWay};
+use crate::config::{EmitRedis, EmitWay, RedisPlace};
 use crate::metrics::{EmitResult, EmitVia};
 use crate::sockets::{Filter, Socket};
 use crate::upstream::Upstream;
@@ -120,6 +120,10 @@ fn message(order: &EmitOrder) -> Result<EmitMessage, ApiRefusal> {
     };
     let namespace = order.namespace.clone().unwrap_or_else(|| "/".to_owned());
     check_event(&namespace, &name)?;
+    // A list that turned out empty must not become a message to all.
+    if order.rooms.as_ref().is_some_and(Vec::is_empty) {
+        return Err(wrong("`rooms` is empty: nothing was sent; leave it out to reach all clients"));
+    }
     let (rooms, except) = (order.rooms.clone().unwrap_or_default(), order.except.clone().unwrap_or_default());
     for (what, rooms) in [("rooms", &rooms), ("except", &except)] {
         if rooms.len() > MOST_ROOMS || rooms.iter().any(|room| room.is_empty() || room.len() > LONGEST_ROOM) {
@@ -142,6 +146,9 @@ fn ack(order: &EmitOrder, way: &EmitWay) -> Result<Option<Duration>, ApiRefusal>
     let asks = order.ack.unwrap_or(false);
     if *way != EmitWay::Bus && (asks || order.path.is_some()) {
         return Err(wrong("`ack` and `path` need an upstream with emit = { via = \"bus\" }: nothing was sent"));
+    }
+    if order.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        return Err(wrong("`path` must begin with /, such as /socket.io"));
     }
     if *way != EmitWay::Frames && order.text.is_some() {
         return Err(wrong("`text` needs an upstream with emit = { via = \"frames\" }: nothing was sent"));
@@ -169,7 +176,10 @@ async fn over_redis(
     match api.emit_links.publish(name, to, message).await {
         Ok(()) => Ok(EmitAnswer { published: true, ..EmitAnswer::default() }),
         Err(error) => {
-            let (redis, kind, words) = (&to.address, error.kind(), error.words());
+            let (redis, kind, mut words) = (&to.address, error.kind(), error.words());
+            if error.is_of_cluster() && !matches!(redis.place, RedisPlace::Cluster(_)) {
+                words.push_str("; it is a cluster: write redis = \"redis+cluster://…\"");
+            }
             tracing::warn!(upstream = %name, %redis, kind, error = %words, "cannot publish a message of the backend");
             let why = format!("the Redis of the adapter of `{name}`, {redis}, did not take the message: {words}");
             Err(refuse(StatusCode::BAD_GATEWAY, why))
@@ -190,7 +200,12 @@ async fn over_bus(
         let why = format!("no worker of `{name}` is linked to the bus: nothing was sent");
         Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
     };
-    let Some(emitted) = ask_bus(api, &name, path, EmitMatter::Event(message, ack)).await else { return unlinked() };
+    let asked = ask_bus(api, &name, path.clone(), EmitMatter::Event(message, ack)).await;
+    let Some(emitted) = asked else { return unlinked() };
+    if let (Some(path), 0) = (path, emitted.servers) {
+        let why = format!("no worker of `{name}` that is linked to the bus has the path `{path}`: nothing was sent");
+        return Err(refuse(StatusCode::NOT_FOUND, why));
+    }
     Ok(EmitAnswer {
         acks: ack.is_some().then_some(emitted.answers),
         acks_dropped: Some(emitted.dropped).filter(|dropped| *dropped > 0),

@@ -215,6 +215,12 @@ impl Sockets {
             .unwrap_or_default()
     }
 
+    /// Returns the first socket of one shard that fits. The shard's lock is held meanwhile.
+    pub(crate) fn find_in(&self, shard: usize, fits: impl Fn(&Socket) -> bool) -> Option<Arc<Socket>> {
+        let shard = self.shards.get(shard).map(lock)?;
+        shard.entries.iter().map(|(_, socket)| socket).find(|socket| fits(socket)).cloned()
+    }
+
     /// Returns the socket with this id.
     pub fn get(&self, id: Id) -> Option<Arc<Socket>> {
         let (shard, index) = id.place();

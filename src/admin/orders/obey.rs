@@ -12,6 +12,7 @@ use axum::http::{Method, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::super::api::paths;
 use super::super::{Api, workers};
 use super::{OrderScope, execute, failed, is_allowed, kept_state};
 use crate::config::AdminState;
@@ -74,9 +75,10 @@ fn begin(api: &Api, fleet: &Arc<Fleet>, order: FleetOrder, room: &Arc<Semaphore>
         // It begins at once; that it has begun is said meanwhile.
         let ((), (status, body)) = tokio::join!(fleet.begin_reply(question), perform(&task_api, &order));
         // Nothing was done for an order that concerns nothing here.
-        if order.method != "GET" && status != StatusCode::NOT_FOUND.as_u16() {
-            let FleetOrder { who, stickyd, method, path, .. } = &order;
-            let path = path.split('?').next().unwrap_or_default();
+        let path = paths::without_session(order.path.split('?').next().unwrap_or_default());
+        let is_usual = paths::is_of_backend(path) && status == StatusCode::OK.as_u16();
+        if order.method != "GET" && status != StatusCode::NOT_FOUND.as_u16() && !is_usual {
+            let FleetOrder { who, stickyd, method, .. } = &order;
             tracing::info!(target: "admin", %method, path, status, %who, from = %stickyd, "fleet order");
             let text = format!("{who}, by way of {stickyd}, asked the fleet for {method} {path} (status {status})");
             task_api.shared.events.tell(Event::new(EventKind::Operator, Severity::Info, text));
