@@ -10,7 +10,7 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
         "+cluster|slots +asking",
         // Pins.
         "+get +set +del +expire",
-        // Summaries of the stickyds.
+        // Summaries of the stickyds, and keys of TLS tickets.
         "+mget +zadd +zrange +zremrangebyscore",
         // Messages among stickyds.
         "+publish +subscribe +unsubscribe",

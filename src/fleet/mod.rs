@@ -20,6 +20,7 @@ mod queue;
 mod seal;
 mod shard;
 pub(crate) mod states;
+pub(crate) mod tickets;
 pub(crate) mod users;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ use queue::{Lookup, PinChange, Question, Write};
 use seal::{Seals, base64url};
 use shard::Driver;
 pub(crate) use shard::Shard;
+use tickets::TicketKeys;
 use users::UserPlaces;
 
 /// Time that an operator's question waits for Redis.
@@ -73,6 +75,7 @@ pub(crate) struct Fleet {
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
     users: UserPlaces,
+    tickets: Arc<TicketKeys>,
     kept_answers: KeptAnswers,
     /// Stickyds that did not answer, and since when.
     silent: Mutex<BTreeMap<u64, Instant>>,
@@ -106,6 +109,7 @@ impl Fleet {
             shards,
             channels: Channels::default(),
             users: UserPlaces::default(),
+            tickets: Arc::default(),
             kept_answers: KeptAnswers::default(),
             silent: Mutex::default(),
             members: Mutex::default(),
@@ -352,8 +356,10 @@ impl Fleet {
         let fleet = self.clone();
         let beat = async move {
             loop {
+                fleet.forget_old_tickets();
                 if fleet.show(&summary()).await {
                     fleet.users.shown();
+                    fleet.share_tickets().await;
                 }
                 if timeout(HEARTBEAT, fleet.connected.notified()).await.is_ok() {
                     fleet.users.rejoin();
