@@ -38,7 +38,8 @@ pub(super) fn edge(address: &str, name: &str, redis: &str, more: &str) -> Binary
 /// Starts stickyds named `edge-1`, `edge-2` and so on, and waits until each does what another one orders.
 pub(super) fn edges(count: usize, address: &str, redis: &str) -> Vec<Binary> {
     let all: Vec<_> = (1..=count).map(|i| edge(address, &format!("edge-{i}"), redis, "")).collect();
-    wait_until_all_obey(&all[0], count);
+    // Each one is asked by another one, too.
+    all.iter().for_each(|one| wait_until_all_obey(one, count));
     all
 }
 
