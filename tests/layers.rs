@@ -46,6 +46,7 @@ const LAYERS: &[&str] = &[
     "upstream",
     "sockets",
     "affinity",
+    "queue",
     "route",
     "client_limits",
     "history",

@@ -16,6 +16,7 @@ mod pin;
 mod queue;
 mod seal;
 mod shard;
+mod store;
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -45,6 +46,8 @@ use queue::{Lookup, PinChange, Question, Write};
 use seal::{Seals, base64url};
 use shard::Driver;
 pub(crate) use shard::Shard;
+use store::Store;
+pub(crate) use store::StoreFault;
 
 /// Time that an operator's question waits for Redis.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -64,6 +67,8 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    /// What is stored in the Redis for later.
+    store: Store,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
@@ -91,6 +96,7 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            store: Store::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
             connected: Arc::default(),
@@ -292,6 +298,10 @@ impl Fleet {
     }
 
     /// Time by the clock of the Redis, in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.fleet_ms()
+    }
+
     fn fleet_ms(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX).saturating_add(self.skew_ms())
@@ -317,6 +327,7 @@ impl Fleet {
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(store::drive(self.clone(), stop.clone())));
         let fleet = self.clone();
         let beat = async move {
             loop {
@@ -346,6 +357,7 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
     format!(
         "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
          +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +select +cluster|slots +asking +role"
+         +select +cluster|slots +asking +role{}",
+        store::RIGHTS
     )
 }

@@ -33,9 +33,14 @@ impl Seals {
 
     /// Hash of a text as 22 characters, for names of keys and channels.
     pub(crate) fn name(&self, text: &str) -> String {
+        base64url(&self.hash(text))
+    }
+
+    /// Hash of a text, of which [`Self::name`] is the readable form.
+    pub(crate) fn hash(&self, text: &str) -> [u8; 16] {
         let mut hasher = SipHasher24::new_with_key(&self.names);
         hasher.write(text.as_bytes());
-        base64url(&hasher.finish128().as_bytes())
+        hasher.finish128().as_bytes()
     }
 
     /// Seals a value that belongs to `name`: nonce, ciphertext, tag, 28 bytes more than the value. `None` only if the

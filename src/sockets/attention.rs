@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::backend_labels::BackendLabels;
 use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
-use super::{CloseOrder, SocketKind, Transport, lock};
+use super::{CloseOrder, Mailbag, SocketKind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
 use crate::clock::Seconds;
 use crate::websocket::frames::Signal;
@@ -31,12 +31,24 @@ pub(crate) struct Care {
     post: Option<Box<Posted>>,
     /// Labels that the backend has set; never empty.
     pub(super) labels: Option<Arc<BackendLabels>>,
+    /// Part in the delivery of queued messages.
+    mailbag: Option<Arc<Mailbag>>,
 }
 
 impl Care {
     /// Returns the round trips so far, and the quality that was derived from them.
     pub(crate) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         (self.trips.clone(), self.quality)
+    }
+
+    /// Part in the delivery of queued messages, if there is one.
+    pub(crate) fn mailbag(&self) -> Option<&Arc<Mailbag>> {
+        self.mailbag.as_ref()
+    }
+
+    /// As `mailbag`, and makes one if there is none.
+    pub(crate) fn mailbag_or_new(&mut self) -> Arc<Mailbag> {
+        self.mailbag.get_or_insert_default().clone()
     }
 
     /// Clears what concerned only the tunnel, which has ended; returns the message that the tunnel did not take.
@@ -49,7 +61,12 @@ impl Care {
 impl Socket {
     /// Records a ping or pong that passed; returns which half of the path it measured, and the time it took.
     pub fn pinged(&self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
-        self.with_care(|care| care.trips.pass(from, signal, now))
+        self.with_care(|care| {
+            if let (Half::Client, Signal::Pong(mark), Some(bag)) = (from, signal, &care.mailbag) {
+                bag.pong(mark);
+            }
+            care.trips.pass(from, signal, now)
+        })
     }
 
     /// Round trips that were measured so far.
@@ -136,6 +153,26 @@ impl Socket {
         let socket_io = self.kind() == SocketKind::EngineIo;
         let known = !socket_io || self.with_texts(|sid, _| !sid.is_empty());
         if known { Ok(socket_io) } else { Err(Fate::NotReady) }
+    }
+
+    /// Hands a message to the tunnel, unless another one waits there.
+    ///
+    /// # Errors
+    /// Returns the message if another one waits.
+    pub(crate) fn try_post(&self, posted: Posted) -> Result<(), Posted> {
+        let mut posted = Some(posted);
+        self.with_care(|care| {
+            if care.post.is_none() {
+                care.post = posted.take().map(Box::new);
+            }
+        });
+        match posted {
+            Some(back) => Err(back),
+            None => {
+                self.call(POSTED);
+                Ok(())
+            }
+        }
     }
 
     /// Hands a message to the tunnel; a message that is still waiting is counted as too slow.

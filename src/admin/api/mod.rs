@@ -12,6 +12,7 @@ mod event;
 mod fleet;
 pub mod notify;
 pub mod paths;
+mod queue;
 mod session;
 mod socket;
 mod spawn;
@@ -27,6 +28,10 @@ pub use event::{EventView, EventsAnswer};
 pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
 pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
 pub use paths::PATHS;
+pub use queue::{
+    EnqueueAnswer, EnqueueOrder, QueueAnswer, QueueDeleteOrder, QueueDeleted, QueueMessageView, QueueMessages,
+    QueueShowOrder, QueueUpstream, QueueUser,
+};
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{
     BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, LabelledSocket, LegView,

@@ -1,0 +1,125 @@
+//! Carries messages to one socket: over its tunnel, or in the answers to its polls.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::list::UserList;
+use super::postman::{LOOK, Outcome, Postman, Then, may_take};
+use crate::broadcast::{Broadcast, Fate};
+use crate::fleet::StoreFault;
+use crate::sockets::{Mailbag, OfferProgress, Socket, UserKey};
+use crate::websocket::frames::{Mark, ping_frame, text_frame};
+
+/// Time in which a WebSocket has to take messages, and in which its client has to confirm them.
+const TAKES: Duration = Duration::from_secs(5);
+const CONFIRMS: Duration = Duration::from_secs(10);
+
+/// Pause of a client that polls, so that another stickyd gets the claim.
+const GIVES_WAY: Duration = Duration::from_secs(3);
+
+/// Interval at which a claim is kept.
+const KEEP: Duration = Duration::from_secs(5);
+
+impl Postman {
+    /// Offers packets to the polls of a client, and waits until it has read them.
+    pub(super) async fn by_poll(
+        &self,
+        list: &UserList<'_>,
+        token: &str,
+        socket: &Arc<Socket>,
+        bag: &Arc<Mailbag>,
+        packets: Vec<String>,
+    ) -> Result<Outcome, StoreFault> {
+        bag.offer(packets);
+        bag.asks(false);
+        let mut kept = Instant::now();
+        loop {
+            bag.changed(LOOK).await;
+            let has_moved = !matches!(socket.takes_messages(), Err(Fate::Polling | Fate::NotReady));
+            let is_over = !socket.is_live() || socket.is_ordered();
+            match bag.progress() {
+                Some(OfferProgress::Arrived) => {
+                    bag.take_back();
+                    return Ok(Outcome::Confirmed);
+                }
+                // A client moves to its WebSocket only after it has read the answer to its poll.
+                Some(OfferProgress::Sent) if has_moved && !is_over && socket.has_tunnel() => {
+                    bag.take_back();
+                    return Ok(Outcome::Confirmed);
+                }
+                Some(OfferProgress::Waits) if has_moved || is_over => {
+                    // It may have been taken since.
+                    return Ok(match bag.take_back() {
+                        Some(OfferProgress::Waits) => Outcome::NotTaken,
+                        Some(OfferProgress::Arrived) => Outcome::Confirmed,
+                        _ => Outcome::Unconfirmed,
+                    });
+                }
+                _ if is_over => {
+                    bag.take_back();
+                    return Ok(Outcome::Unconfirmed);
+                }
+                Some(OfferProgress::Waits) => {
+                    if let Some(then) = self.gives_way(list.user, socket) {
+                        return Ok(match bag.take_back() {
+                            Some(OfferProgress::Waits) => Outcome::GaveWay(then),
+                            _ => Outcome::Unconfirmed,
+                        });
+                    }
+                }
+                _ => {}
+            }
+            if kept.elapsed() >= KEEP {
+                kept = Instant::now();
+                if let Err(fault) = list.keep_claim(token).await {
+                    bag.take_back();
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    /// Whether a client that polls should leave its messages to another socket, and what comes then.
+    fn gives_way(&self, user: UserKey, socket: &Arc<Socket>) -> Option<Then> {
+        if self.wanted.borrow_mut().remove(&user) {
+            return Some(Then::Later(GIVES_WAY));
+        }
+        if self.busy.borrow().get(&user) != Some(&true) {
+            return None;
+        }
+        let (_, sockets) = self.queues.sockets(user)?;
+        let newer = sockets.iter().rev().take_while(|other| !Arc::ptr_eq(other, socket));
+        let is_better = |other: &Arc<Socket>| other.takes_messages().is_ok() || may_take(other);
+        newer.into_iter().any(is_better).then_some(Then::Now)
+    }
+}
+
+/// Sends packets over a tunnel with a Ping after them, and waits for its Pong.
+pub(super) async fn by_tunnel(socket: &Arc<Socket>, bag: &Arc<Mailbag>, packets: &[String]) -> Outcome {
+    let payload = (crate::random::u64() | 1).to_be_bytes();
+    let mut frames: Vec<u8> = packets.iter().flat_map(|packet| text_frame(packet)).collect();
+    frames.extend_from_slice(ping_frame(&payload).as_ref());
+    let until = Instant::now() + TAKES;
+    let broadcast = Broadcast::of_frames(Bytes::from(frames));
+    let Some(mut posted) = broadcast.post(false) else { return Outcome::NotTaken };
+    while let Err(back) = socket.try_post(posted) {
+        if Instant::now() >= until {
+            return Outcome::NotTaken;
+        }
+        posted = back;
+        tokio::time::sleep(LOOK).await;
+    }
+    let is_decided = tokio::time::timeout(TAKES, broadcast.decided()).await.is_ok();
+    let counts = broadcast.finish();
+    let is_sent = counts.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
+    match (is_sent, is_decided) {
+        (true, _) if bag.confirmed(Mark::of(&payload), CONFIRMS).await => Outcome::Confirmed,
+        (true, _) => Outcome::Unconfirmed,
+        // A part of it may be on its way.
+        (false, false) if bag.confirmed(Mark::of(&payload), LOOK).await => Outcome::Confirmed,
+        (false, false) => Outcome::Unconfirmed,
+        (false, true) => Outcome::NotTaken,
+    }
+}
