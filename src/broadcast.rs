@@ -99,6 +99,12 @@ impl Broadcast {
         Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
     }
 
+    /// The same message with a count of its own.
+    pub(crate) fn once_more(&self) -> Arc<Self> {
+        let (text, event) = (self.text.clone(), self.event.clone());
+        Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
+    }
+
     /// Returns the message for one socket. If there is no frame for its kind, counts it as [`Fate::OtherKind`] and
     /// returns `None`.
     pub(crate) fn post(self: &Arc<Self>, socket_io: bool) -> Option<Posted> {

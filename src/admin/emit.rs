@@ -2,7 +2,7 @@
 //! `[upstream.NAME] emit` names.
 //!
 //! A message is sent at most once. If anything in the request is wrong, nothing is sent. Left out: what each way sends
-//! (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing else (`auth`).
+//! (`crate::emit`, `bus::emit`, `admin::broadcast`), users that are away (`away`), and the token that allows this and nothing else (`auth`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::api::{EmitAnswer, EmitOrder};
+use super::away::AwayOrder;
 use super::broadcast::{Allowed, check_event, describe, send_to};
 use super::layers::WholeBody;
 use super::sockets::close::{read_order, wrong};
@@ -28,8 +29,8 @@ use crate::telemetry::say_full;
 use crate::upstream::Upstream;
 
 /// Fields that a request body may have, for error messages.
-const HELP: &str =
-    "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
+const HELP: &str = "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; \
+     with frames also text; with an offline_queue also queue, id";
 
 /// Messages that may be under way at once.
 pub(crate) const UNDER_WAY: usize = 16;
@@ -47,6 +48,7 @@ pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> 
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
+    let away = AwayOrder::read(&api, &order, &upstream, &way, &message)?;
     let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
         say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
@@ -56,13 +58,43 @@ pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> 
         EmitWay::Bus => EmitVia::Bus,
         EmitWay::Frames => EmitVia::Frames,
     };
-    let said = match way {
-        EmitWay::Redis(to) => over_redis(&api, &upstream, &to, &message).await,
-        EmitWay::Bus => over_bus(&api, &upstream, message, ack, order.path).await,
-        EmitWay::Frames => as_frames(&api, &upstream, &message, order.text.as_deref(), seat).await,
+    let emission = Emission { message, ack, path: order.path, text: order.text };
+    let said = match (way, away) {
+        (EmitWay::Redis(to), _) => over_redis(&api, &upstream, &to, &emission.message).await,
+        (EmitWay::Bus, None) => over_bus(&api, &upstream, emission).await,
+        (EmitWay::Bus, Some(away)) => away.over_bus(&api, &upstream, emission).await,
+        (EmitWay::Frames, None) => as_frames(&api, &upstream, &emission, seat).await,
+        (EmitWay::Frames, Some(away)) => away.as_frames(&api, &upstream, &emission, seat).await,
     };
     api.shared.metrics.care.emitted(via, said.is_ok());
     said.map(Json)
+}
+
+/// A message to send, and what only one of the ways can do.
+#[derive(Clone)]
+pub(super) struct Emission {
+    pub(super) message: EmitMessage,
+    /// Time in which clients are to answer, if their answers are asked for.
+    pub(super) ack: Option<Duration>,
+    pub(super) path: Option<String>,
+    pub(super) text: Option<String>,
+}
+
+impl Emission {
+    /// The same message to other rooms.
+    pub(super) fn to(&self, rooms: Vec<String>) -> Self {
+        Self { message: EmitMessage { rooms, ..self.message.clone() }, ..self.clone() }
+    }
+
+    /// The frames of the message, for sockets of both kinds.
+    pub(super) fn frames(&self) -> Arc<Broadcast> {
+        let EmitMessage { namespace, event: name, args, .. } = &self.message;
+        let plain = match &self.text {
+            Some(text) => text.clone(),
+            None => serde_json::json!({ "args": args, "event": name }).to_string(),
+        };
+        Broadcast::new(Some(&plain), Some(&event(namespace, name, args)))
+    }
 }
 
 /// Returns the upstream that a request names; it may be left out if there is only one.
@@ -160,13 +192,8 @@ async fn over_redis(
     }
 }
 
-async fn over_bus(
-    api: &Api,
-    upstream: &Upstream,
-    message: EmitMessage,
-    ack: Option<Duration>,
-    path: Option<String>,
-) -> Result<EmitAnswer, ApiRefusal> {
+pub(super) async fn over_bus(api: &Api, upstream: &Upstream, emission: Emission) -> Result<EmitAnswer, ApiRefusal> {
+    let Emission { message, ack, path, .. } = emission;
     let began = Instant::now();
     let name = upstream.config.name.clone();
     let unlinked = || {
@@ -198,23 +225,16 @@ pub(crate) async fn ask_bus(api: &Api, upstream: &str, path: Option<String>, mat
 async fn as_frames(
     api: &Api,
     upstream: &Upstream,
-    message: &EmitMessage,
-    text: Option<&str>,
+    emission: &Emission,
     seat: OwnedSemaphorePermit,
 ) -> Result<EmitAnswer, ApiRefusal> {
-    let began = Instant::now();
+    let (began, message) = (Instant::now(), &emission.message);
     let rooms = [&message.rooms, &message.except].map(|rooms| rooms.iter().map(|room| label(room)).collect());
     let [rooms, except]: [Result<Vec<_>, _>; 2] = rooms;
     let sockets = chosen(api, upstream, &rooms?, &except?).await;
     let matched = sockets.len();
-    let plain = match text {
-        Some(text) => text.to_owned(),
-        None => serde_json::json!({ "args": message.args, "event": message.event }).to_string(),
-    };
-    let framed = event(&message.namespace, &message.event, &message.args);
-    let broadcast = Broadcast::new(Some(&plain), Some(&framed));
     let allowed = Allowed::now(&api.shared, Some(&upstream.config.name));
-    let counts = send_to(api, seat, broadcast, sockets, allowed).await?;
+    let counts = send_to(api, seat, emission.frames(), sockets, allowed).await?;
     let described = describe(matched, &counts, began.elapsed());
     Ok(EmitAnswer {
         matched: Some(matched),
@@ -227,7 +247,7 @@ async fn as_frames(
 }
 
 /// Reads a room as the label that it stands for where messages go as frames.
-fn label(room: &str) -> Result<(String, String), ApiRefusal> {
+pub(super) fn label(room: &str) -> Result<(String, String), ApiRefusal> {
     let label = room.split_once([':', '=']).filter(|(name, value)| !name.is_empty() && !value.is_empty());
     let wrong =
         || wrong(format!("with via = \"frames\" a room is a label with its value such as user:7, not `{room}`"));
@@ -235,7 +255,7 @@ fn label(room: &str) -> Result<(String, String), ApiRefusal> {
 }
 
 /// The sockets of an upstream that have any of some labels, all if there are none, without those that are excepted.
-async fn chosen(
+pub(super) async fn chosen(
     api: &Api,
     upstream: &Upstream,
     labels: &[(String, String)],

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub(crate) mod auth;
+mod away;
 mod bind;
 mod broadcast;
 mod emit;

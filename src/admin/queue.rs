@@ -21,6 +21,7 @@ use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{LONGEST, event_array};
 use crate::config::OfflineQueue;
 use crate::queue::{MessageContent, NewMessage, QueueFault};
+use crate::sockets::SocketKind;
 
 /// Number of users or messages per answer: the default, and the maximum.
 const USUAL: usize = 100;
@@ -40,15 +41,10 @@ pub(super) async fn send(
     let terms = terms(&api, &order.upstream)?;
     let user = user(&terms, &order.label)?;
     let content = content(&order)?;
-    let keep = order.keep.as_deref().map(|text| keep(text, &terms)).transpose()?;
-    if let Some(id) = &order.id {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-        if id.is_empty() || id.len() > 64 || !id.chars().all(fits) {
-            return Err(wrong("`id` must have 1 to 64 letters, digits, `-`, `_`, `.` or `:`"));
-        }
-    }
+    let keep = order.keep.as_deref().map(|text| read_keep("keep", text, &terms)).transpose()?;
+    order.id.as_deref().map_or(Ok(()), check_id)?;
     let new = NewMessage { upstream: &order.upstream, terms: &terms, user, id: order.id.clone(), content, keep };
-    let done = api.shared.queues.enqueue(new).await.map_err(not_stored)?;
+    let done = api.shared.queues.enqueue(new, true).await.map_err(not_stored)?;
     let result = if done.is_delivered { "delivered" } else { "stored" };
     Ok(Json(EnqueueAnswer { id: done.id, result: result.to_owned(), waiting: done.waiting }))
 }
@@ -101,16 +97,22 @@ pub(super) async fn show(
     let view = |(message, expires_ms): (crate::queue::QueuedMessage, i64)| {
         let (kind, namespace) = match &message.content {
             MessageContent::Text(_) => ("text", None),
-            MessageContent::Event { namespace, .. } if namespace.is_empty() => ("event", Some("/".to_owned())),
-            MessageContent::Event { namespace, .. } => ("event", Some(namespace.clone())),
+            MessageContent::Event { namespace, .. } | MessageContent::Both { namespace, .. }
+                if namespace.is_empty() =>
+            {
+                ("event", Some("/".to_owned()))
+            }
+            MessageContent::Event { namespace, .. } | MessageContent::Both { namespace, .. } => {
+                ("event", Some(namespace.clone()))
+            }
         };
         QueueMessageView {
             age_s: seconds(now_ms.saturating_sub(message.stored_ms)),
-            bytes: message.size(),
+            bytes: message.content.size(),
             expires_s: seconds(expires_ms.saturating_sub(now_ms)),
             kind: kind.to_owned(),
             namespace,
-            payload: order.payload.then(|| message.packet()),
+            payload: order.payload.then(|| message.packet(SocketKind::EngineIo)),
             id: message.id,
         }
     };
@@ -155,6 +157,15 @@ fn user<'l>(terms: &OfflineQueue, label: &'l BTreeMap<String, String>) -> Result
     }
 }
 
+/// Checks the name of a message.
+pub(super) fn check_id(id: &str) -> Result<(), ApiRefusal> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if id.is_empty() || id.len() > 64 || !id.chars().all(fits) {
+        return Err(wrong("`id` must have 1 to 64 letters, digits, `-`, `_`, `.` or `:`"));
+    }
+    Ok(())
+}
+
 fn content(order: &EnqueueOrder) -> Result<MessageContent, ApiRefusal> {
     let (what, content) = match (&order.event, &order.text) {
         (Some(_), Some(_)) => return Err(wrong("give `event` (Socket.IO) or `text` (plain WebSockets), not both")),
@@ -175,20 +186,20 @@ fn content(order: &EnqueueOrder) -> Result<MessageContent, ApiRefusal> {
             ("event", MessageContent::Event { namespace, array })
         }
     };
-    let (MessageContent::Text(body) | MessageContent::Event { array: body, .. }) = &content;
-    if body.len() > LONGEST {
-        let why = format!("`{what}` has {} bytes, but the limit is {LONGEST}: nothing was stored", body.len());
+    if let Some(long) = Some(content.size()).filter(|size| *size > LONGEST) {
+        let why = format!("`{what}` has {long} bytes, but the limit is {LONGEST}: nothing was stored");
         return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, why));
     }
     Ok(content)
 }
 
-fn keep(text: &str, terms: &OfflineQueue) -> Result<Duration, ApiRefusal> {
+/// Reads how long a message is kept, from the field with this name.
+pub(super) fn read_keep(field: &str, text: &str, terms: &OfflineQueue) -> Result<Duration, ApiRefusal> {
     let most = humantime::format_duration(terms.keep);
     let keep =
         humantime::parse_duration(text).ok().filter(|keep| *keep >= Duration::from_secs(1) && *keep <= terms.keep);
     keep.ok_or_else(|| {
-        wrong(format!("`keep` must be a duration from 1s to {most}, which the file allows, not `{text}`"))
+        wrong(format!("`{field}` must be a duration from 1s to {most}, which the file allows, not `{text}`"))
     })
 }
 

@@ -80,7 +80,7 @@ pub(crate) use load::{Loaded, load_admin, load_noting};
 pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use notify::NotifyRules;
-pub use offline_queue::OfflineQueue;
+pub(crate) use offline_queue::OfflineQueue;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;

@@ -14,8 +14,8 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels,
-    offline_queue, tunnels, worker_tls,
+    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels, offline_queue,
+    tunnels, worker_tls,
 };
 
 /// `SameSite` attribute of the affinity cookie.

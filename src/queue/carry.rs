@@ -32,14 +32,18 @@ impl Postman {
         bag: &Arc<Mailbag>,
         packets: Vec<String>,
     ) -> Result<Outcome, StoreFault> {
-        bag.offer(packets);
+        if !bag.offer(list.user, packets) {
+            return Ok(Outcome::NotTaken);
+        }
         bag.asks(false);
         let mut kept = Instant::now();
         loop {
             bag.changed(LOOK).await;
             let has_moved = !matches!(socket.takes_messages(), Err(Fate::Polling | Fate::NotReady));
-            let is_over = !socket.is_live() || socket.is_ordered();
+            let is_over = !socket.is_live() || socket.is_ordered() || bag.user() != Some(list.user);
             match bag.progress() {
+                // Withdrawn, because the socket belongs to another user by now.
+                None => return Ok(Outcome::Unconfirmed),
                 Some(OfferProgress::Arrived) => {
                     bag.take_back();
                     return Ok(Outcome::Confirmed);
@@ -49,24 +53,21 @@ impl Postman {
                     bag.take_back();
                     return Ok(Outcome::Confirmed);
                 }
+                // It may have been taken since: then the client can still read and confirm it.
                 Some(OfferProgress::Waits) if has_moved || is_over => {
-                    // It may have been taken since.
-                    return Ok(match bag.take_back() {
-                        Some(OfferProgress::Waits) => Outcome::NotTaken,
-                        Some(OfferProgress::Arrived) => Outcome::Confirmed,
-                        _ => Outcome::Unconfirmed,
-                    });
+                    if bag.withdraw() {
+                        return Ok(Outcome::NotTaken);
+                    }
                 }
                 _ if is_over => {
                     bag.take_back();
                     return Ok(Outcome::Unconfirmed);
                 }
                 Some(OfferProgress::Waits) => {
-                    if let Some(then) = self.gives_way(list.user, socket) {
-                        return Ok(match bag.take_back() {
-                            Some(OfferProgress::Waits) => Outcome::GaveWay(then),
-                            _ => Outcome::Unconfirmed,
-                        });
+                    if let Some(then) = self.gives_way(list.user, socket)
+                        && bag.withdraw()
+                    {
+                        return Ok(Outcome::GaveWay(then));
                     }
                 }
                 _ => {}
@@ -97,7 +98,7 @@ impl Postman {
 }
 
 /// Sends packets over a tunnel with a Ping after them, and waits for its Pong.
-pub(super) async fn by_tunnel(socket: &Arc<Socket>, bag: &Arc<Mailbag>, packets: &[String]) -> Outcome {
+pub(super) async fn by_tunnel(user: UserKey, socket: &Arc<Socket>, bag: &Arc<Mailbag>, packets: &[String]) -> Outcome {
     let payload = (crate::random::u64() | 1).to_be_bytes();
     let mut frames: Vec<u8> = packets.iter().flat_map(|packet| text_frame(packet)).collect();
     frames.extend_from_slice(ping_frame(&payload).as_ref());
@@ -105,21 +106,39 @@ pub(super) async fn by_tunnel(socket: &Arc<Socket>, bag: &Arc<Mailbag>, packets:
     let broadcast = Broadcast::of_frames(Bytes::from(frames));
     let Some(mut posted) = broadcast.post(false) else { return Outcome::NotTaken };
     while let Err(back) = socket.try_post(posted) {
-        if Instant::now() >= until {
+        if Instant::now() >= until || bag.user() != Some(user) {
             return Outcome::NotTaken;
         }
         posted = back;
         tokio::time::sleep(LOOK).await;
     }
-    let is_decided = tokio::time::timeout(TAKES, broadcast.decided()).await.is_ok();
+    let is_decided = tokio::select! {
+        decided = tokio::time::timeout(TAKES, broadcast.decided()) => decided.is_ok(),
+        () = bag.left_by(user) => false,
+        () = ended(socket) => false,
+    };
+    // What the tunnel has not taken by now is not sent any more.
     let counts = broadcast.finish();
     let is_sent = counts.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
+    let confirmed = async |limit| {
+        tokio::select! {
+            confirmed = bag.confirmed(Mark::of(&payload), limit) => confirmed,
+            () = ended(socket) => false,
+        }
+    };
     match (is_sent, is_decided) {
-        (true, _) if bag.confirmed(Mark::of(&payload), CONFIRMS).await => Outcome::Confirmed,
+        (true, _) if confirmed(CONFIRMS).await => Outcome::Confirmed,
         (true, _) => Outcome::Unconfirmed,
         // A part of it may be on its way.
-        (false, false) if bag.confirmed(Mark::of(&payload), LOOK).await => Outcome::Confirmed,
+        (false, false) if confirmed(LOOK).await => Outcome::Confirmed,
         (false, false) => Outcome::Unconfirmed,
         (false, true) => Outcome::NotTaken,
+    }
+}
+
+/// Waits until a tunnel has ended, which nothing tells.
+async fn ended(socket: &Socket) {
+    while socket.is_live() && socket.has_tunnel() {
+        tokio::time::sleep(LOOK).await;
     }
 }

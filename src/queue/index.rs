@@ -10,8 +10,15 @@ use crate::sockets::{Mailbag, Socket, UserKey};
 pub(super) struct UserSockets {
     upstream: Arc<str>,
     sockets: Vec<Weak<Socket>>,
-    /// Whether Redis has not been asked since the last socket came, or did not answer.
-    is_unchecked: bool,
+    /// Number of reasons to ask Redis for messages so far, and how many of them were there when Redis had none left.
+    asked: u64,
+    checked: u64,
+}
+
+impl UserSockets {
+    fn is_unchecked(&self) -> bool {
+        self.asked != self.checked
+    }
 }
 
 impl OfflineQueues {
@@ -19,20 +26,38 @@ impl OfflineQueues {
     /// backend. Its messages are looked for at once.
     pub(crate) fn enroll(&self, socket: &Arc<Socket>, upstream: &str, label: &str, value: &str) {
         let Ok(fleet) = self.fleet() else { return };
-        let Ok(user) = user(fleet, upstream, label, value) else { return };
         let bag = socket.mailbag_or_new();
-        if !bag.belongs_to(user) {
+        let Ok(user) = user(fleet, upstream, label, value) else {
+            bag.belongs_to(None);
+            return;
+        };
+        if !bag.belongs_to(Some(user)) {
             return;
         }
         bag.asks(true);
         {
             let mut index = lock(&self.index);
-            let new = || UserSockets { upstream: upstream.into(), sockets: Vec::new(), is_unchecked: true };
+            let new = || UserSockets { upstream: upstream.into(), sockets: Vec::new(), asked: 0, checked: 0 };
             let known = index.entry(user).or_insert_with(new);
-            known.is_unchecked = true;
+            known.asked += 1;
             known.sockets.push(Arc::downgrade(socket));
         }
         self.wake(user);
+    }
+
+    /// Says that a socket belongs to no user any more.
+    pub(crate) fn part(&self, socket: &Socket) {
+        if let Some(bag) = socket.mailbag() {
+            bag.belongs_to(None);
+        }
+    }
+
+    /// Whether messages of a user wait, as far as this stickyd knows, and can be asked for: a later message must not
+    /// overtake them.
+    pub(crate) fn has_backlog(&self, upstream: &str, label: &str, value: &str) -> bool {
+        let Ok(fleet) = self.fleet() else { return false };
+        let Ok(user) = user(fleet, upstream, label, value) else { return false };
+        fleet.has_store() && lock(&self.index).get(&user).is_some_and(UserSockets::is_unchecked)
     }
 
     /// Says that a Socket.IO namespace (empty for `/`) of a socket is connected.
@@ -49,7 +74,7 @@ impl OfflineQueues {
     pub(super) fn wake(&self, user: UserKey) {
         let is_here = match lock(&self.index).get_mut(&user) {
             Some(known) => {
-                known.is_unchecked = true;
+                known.asked += 1;
                 true
             }
             None => false,
@@ -88,16 +113,22 @@ impl OfflineQueues {
         });
     }
 
-    pub(super) fn checked(&self, user: UserKey) {
+    /// Number of reasons to ask Redis for the messages of a user so far.
+    pub(super) fn asked(&self, user: UserKey) -> u64 {
+        lock(&self.index).get(&user).map_or(0, |known| known.asked)
+    }
+
+    /// Records that no message of a user could be delivered any more when there were so many reasons to ask.
+    pub(super) fn checked(&self, user: UserKey, asked: u64) {
         if let Some(known) = lock(&self.index).get_mut(&user) {
-            known.is_unchecked = false;
+            known.checked = asked;
         }
     }
 
     /// Looks for the messages of all users with sockets here, or only of those for whom Redis has not answered.
     pub(super) fn wake_all(&self, even_checked: bool) {
         let index = lock(&self.index);
-        let users = index.iter().filter(|(_, known)| even_checked || known.is_unchecked);
+        let users = index.iter().filter(|(_, known)| even_checked || known.is_unchecked());
         lock(&self.pending).extend(users.map(|(user, _)| *user));
         drop(index);
         self.news.notify_one();

@@ -8,6 +8,8 @@
 //! Keys, all with the hash of a user or an upstream: `q` the list, `qc` the claim, `qn` the number of messages of an
 //! upstream, `qu` its users, ordered by when their first message expires.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
@@ -34,12 +36,16 @@ pub(crate) const USERS: usize = 64;
 pub(crate) struct UpstreamKeys {
     counter: String,
     users: String,
+    /// Removed messages that the counter still has, because Redis has refused to change it: a Redis without memory
+    /// removes messages, and counts nothing.
+    owed: Arc<AtomicU64>,
 }
 
 impl UpstreamKeys {
     pub(crate) fn of(fleet: &Fleet, upstream: &str) -> Self {
         let hash = fleet.hidden(&format!("queue upstream\0{upstream}"));
-        Self { counter: fleet.stored_name("qn", &hash), users: fleet.stored_name("qu", &hash) }
+        let owed = Arc::default();
+        Self { counter: fleet.stored_name("qn", &hash), users: fleet.stored_name("qu", &hash), owed }
     }
 }
 
@@ -101,17 +107,25 @@ impl<'a> UserList<'a> {
         Ok(replies.first().and_then(number).unwrap_or(0))
     }
 
-    /// Takes the delivery of the list for a while; `false` if another one has it.
+    /// Takes the delivery of the list for a while; `false` if another one has it. A Redis without memory takes no
+    /// claim: then what waits is delivered without one, because that is what frees memory. A client may get a message
+    /// twice.
     pub(crate) async fn take_claim(&self, token: &str) -> Result<bool, StoreFault> {
         let set = command("SET").arg(&self.claim).arg(token).arg("NX").arg("PX").arg(ms(CLAIM)).take();
-        let replies = self.fleet.stored(vec![set]).await?;
-        Ok(matches!(replies.first(), Some(Value::Okay)))
+        match self.fleet.stored(vec![set]).await {
+            Ok(replies) => Ok(matches!(replies.first(), Some(Value::Okay))),
+            Err(StoreFault::Refused(_)) => Ok(true),
+            Err(StoreFault::Away) => Err(StoreFault::Away),
+        }
     }
 
     /// Keeps the claim. If it was lost meanwhile, two stickyds deliver, and a client may get a message twice.
     pub(crate) async fn keep_claim(&self, token: &str) -> Result<(), StoreFault> {
         let set = command("SET").arg(&self.claim).arg(token).arg("PX").arg(ms(CLAIM)).take();
-        self.fleet.stored(vec![set]).await.map(drop)
+        match self.fleet.stored(vec![set]).await {
+            Ok(_) | Err(StoreFault::Refused(_)) => Ok(()),
+            Err(StoreFault::Away) => Err(StoreFault::Away),
+        }
     }
 
     /// Gives the claim back, unless another one has it by now.
@@ -135,13 +149,39 @@ impl<'a> UserList<'a> {
         if raws.is_empty() {
             return Ok(0);
         }
-        let mut commands: Vec<_> =
-            raws.iter().map(|raw| command("LREM").arg(&self.name).arg(1).arg(raw).take()).collect();
-        commands.push(self.counts_less(raws.len() as u64));
-        let replies = self.fleet.stored_at_once(commands).await?;
+        let commands: Vec<_> = raws.iter().map(|raw| command("LREM").arg(&self.name).arg(1).arg(raw).take()).collect();
+        let (replies, is_counted) = self.less(commands, raws.len() as u64).await?;
         let removed = replies.iter().take(raws.len()).filter_map(number).sum();
-        self.counts_back(raws.len() as u64 - removed).await?;
+        self.counts_right(raws.len() as u64, removed, is_counted).await?;
         Ok(removed)
+    }
+
+    /// Runs commands that remove messages, and takes these messages from the counter at once. Also returns whether the
+    /// counter was changed.
+    async fn less(&self, mut commands: Vec<Cmd>, messages: u64) -> Result<(Vec<Value>, bool), StoreFault> {
+        commands.push(command("DECRBY").arg(&self.keys.counter).arg(messages).take());
+        match self.fleet.stored_at_once(commands.clone()).await {
+            Ok(replies) => Ok((replies, true)),
+            Err(StoreFault::Refused(_)) => {
+                commands.pop();
+                Ok((self.fleet.stored(commands).await?, false))
+            }
+            Err(StoreFault::Away) => Err(StoreFault::Away),
+        }
+    }
+
+    /// Puts the counter right if other messages were removed than it knows.
+    async fn counts_right(&self, expected: u64, removed: u64, is_counted: bool) -> Result<(), StoreFault> {
+        if !is_counted {
+            self.keys.owed.fetch_add(removed, Relaxed);
+            return Ok(());
+        }
+        let back = expected.saturating_sub(removed);
+        if back == 0 {
+            return Ok(());
+        }
+        let back = command("INCRBY").arg(&self.keys.counter).arg(back).take();
+        self.fleet.stored(vec![back]).await.map(drop)
     }
 
     /// Removes all messages; returns how many there were.
@@ -157,10 +197,11 @@ impl<'a> UserList<'a> {
             return Ok(0);
         }
         let pop = command("LPOP").arg(&self.name).arg(count).take();
-        let replies = self.fleet.stored_at_once(vec![pop, self.counts_less(count)]).await?;
+        let (replies, is_counted) = self.less(vec![pop], count).await?;
         let popped = replies.into_iter().next().map(texts).unwrap_or_default().len() as u64;
-        self.counts_back(count - popped.min(count)).await?;
-        self.order_anew().await?;
+        self.counts_right(count, popped, is_counted).await?;
+        // If it fails, the next sweep does it.
+        let _ = self.order_anew().await;
         Ok(popped)
     }
 
@@ -181,18 +222,6 @@ impl<'a> UserList<'a> {
             Some(expires) => self.fleet.stored(vec![place("NX", expires)]).await.map(drop),
             None => Ok(()),
         }
-    }
-
-    fn counts_less(&self, messages: u64) -> Cmd {
-        command("DECRBY").arg(&self.keys.counter).arg(messages).take()
-    }
-
-    async fn counts_back(&self, messages: u64) -> Result<(), StoreFault> {
-        if messages == 0 {
-            return Ok(());
-        }
-        let back = command("INCRBY").arg(&self.keys.counter).arg(messages).take();
-        self.fleet.stored(vec![back]).await.map(drop)
     }
 }
 
@@ -227,6 +256,19 @@ pub(crate) async fn overdue(fleet: &Fleet, keys: &UpstreamKeys, now_ms: i64) -> 
     let mut range = cmd("ZRANGE");
     range.arg(&keys.users).arg("-inf").arg(now_ms).arg("BYSCORE").arg("LIMIT").arg(0).arg(USERS);
     Ok(fleet.stored(vec![range]).await?.into_iter().next().map(members).unwrap_or_default())
+}
+
+/// Takes removed messages from the counter that could not be taken from it before.
+pub(crate) async fn settle(fleet: &Fleet, keys: &UpstreamKeys) -> Result<(), StoreFault> {
+    let owed = keys.owed.swap(0, Relaxed);
+    if owed == 0 {
+        return Ok(());
+    }
+    let done = fleet.stored(vec![command("DECRBY").arg(&keys.counter).arg(owed).take()]).await;
+    if done.is_err() {
+        keys.owed.fetch_add(owed, Relaxed);
+    }
+    done.map(drop)
 }
 
 /// Numbers of messages and of users of an upstream. A count that has gone astray is put right while there are no users.

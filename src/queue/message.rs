@@ -4,7 +4,10 @@
 //! opening them. The name of the list and that time are part of the seal: no message can be moved to another user, or
 //! made to last longer.
 
+use serde_json::{Value, json};
+
 use crate::fleet::Fleet;
+use crate::sockets::SocketKind;
 
 /// Version of the layout; a message of another version counts as forged.
 const VERSION: u8 = 1;
@@ -33,14 +36,44 @@ pub(crate) enum MessageContent {
     },
     /// A text for plain WebSockets.
     Text(String),
+    /// An event that plain WebSockets get, too: as this text, or else as an object with its name and arguments.
+    Both { namespace: String, array: String, text: Option<String> },
+}
+
+impl MessageContent {
+    /// The namespace (empty for `/`) that has to be connected at a socket of this kind; `None` if the message is not
+    /// for this kind, empty text for plain WebSockets.
+    pub(crate) fn needs(&self, kind: SocketKind) -> Option<&str> {
+        match (self, kind) {
+            (Self::Text(_) | Self::Both { .. }, SocketKind::Plain) => Some(""),
+            (Self::Event { namespace, .. } | Self::Both { namespace, .. }, SocketKind::EngineIo) => Some(namespace),
+            _ => None,
+        }
+    }
+
+    /// Size of the text, or of the event with its arguments, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Event { array, .. } => array.len(),
+            Self::Both { array, text, .. } => array.len().max(text.as_ref().map_or(0, String::len)),
+        }
+    }
 }
 
 impl QueuedMessage {
-    /// The packet or the text that a client gets. An event has the id as its last argument.
-    pub(crate) fn packet(&self) -> String {
+    /// The packet or the text that a client gets. An event has the id as its last argument, the object of a plain
+    /// WebSocket has it as `id`; a text is sent as it was given.
+    pub(crate) fn packet(&self, kind: SocketKind) -> String {
         match &self.content {
             MessageContent::Text(text) => text.clone(),
-            MessageContent::Event { namespace, array } => {
+            MessageContent::Both { text: Some(text), .. } if kind == SocketKind::Plain => text.clone(),
+            MessageContent::Both { array, .. } if kind == SocketKind::Plain => {
+                let mut all = serde_json::from_str::<Vec<Value>>(array).unwrap_or_default().into_iter();
+                let event = all.next();
+                json!({ "args": all.collect::<Vec<_>>(), "event": event, "id": self.id }).to_string()
+            }
+            MessageContent::Event { namespace, array } | MessageContent::Both { namespace, array, .. } => {
                 let place = if namespace.is_empty() { String::new() } else { format!("{namespace},") };
                 // Ids have no character that JSON escapes.
                 format!("42{place}{},\"{}\"]", array.strip_suffix(']').unwrap_or(array), self.id)
@@ -48,24 +81,19 @@ impl QueuedMessage {
         }
     }
 
-    /// Size of what the client gets, in bytes, without the id.
-    pub(crate) fn size(&self) -> usize {
-        match &self.content {
-            MessageContent::Text(text) => text.len(),
-            MessageContent::Event { array, .. } => array.len(),
-        }
-    }
-
     fn encode(&self) -> Vec<u8> {
-        let (kind, namespace, body) = match &self.content {
-            MessageContent::Event { namespace, array } => (0, namespace.as_str(), array.as_str()),
-            MessageContent::Text(text) => (1, "", text.as_str()),
+        let (kind, namespace, body, text) = match &self.content {
+            MessageContent::Event { namespace, array } => (0, namespace.as_str(), array.as_str(), None),
+            MessageContent::Text(text) => (1, "", text.as_str(), None),
+            MessageContent::Both { namespace, array, text: None } => (2, namespace.as_str(), array.as_str(), None),
+            MessageContent::Both { namespace, array, text } => (3, namespace.as_str(), array.as_str(), text.as_deref()),
         };
         let mut plain = vec![VERSION, kind];
         plain.extend(self.stored_ms.to_be_bytes());
         for text in [&self.id, &self.label.0, &self.label.1, namespace, body] {
             put(&mut plain, text);
         }
+        text.into_iter().for_each(|text| put(&mut plain, text));
         plain
     }
 
@@ -77,6 +105,8 @@ impl QueuedMessage {
         let content = match kind {
             0 => MessageContent::Event { namespace, array: body },
             1 => MessageContent::Text(body),
+            2 => MessageContent::Both { namespace, array: body, text: None },
+            3 => MessageContent::Both { namespace, array: body, text: Some(next()?) },
             _ => return None,
         };
         Some(Self { id, label: (name, value), stored_ms: i64::from_be_bytes(*stored), content })
@@ -143,21 +173,39 @@ mod tests {
 
     #[test]
     fn the_id_is_the_last_argument_of_an_event() {
-        assert_eq!(event("", r#"["order",1]"#).packet(), r#"42["order",1,"id7"]"#);
-        assert_eq!(event("/chat", r#"["order"]"#).packet(), r#"42/chat,["order","id7"]"#);
+        let io = SocketKind::EngineIo;
+        assert_eq!(event("", r#"["order",1]"#).packet(io), r#"42["order",1,"id7"]"#);
+        assert_eq!(event("/chat", r#"["order"]"#).packet(io), r#"42/chat,["order","id7"]"#);
         let text = MessageContent::Text("hello".to_owned());
-        assert_eq!(QueuedMessage { content: text, ..event("", "") }.packet(), "hello");
+        assert_eq!(QueuedMessage { content: text, ..event("", "") }.packet(SocketKind::Plain), "hello");
+    }
+
+    #[test]
+    fn a_message_for_both_kinds_suits_the_socket_that_comes() {
+        let both = |text: Option<&str>| {
+            let (namespace, array) = ("/chat".to_owned(), r#"["order",{"n":1}]"#.to_owned());
+            let content = MessageContent::Both { namespace, array, text: text.map(str::to_owned) };
+            QueuedMessage { content, ..event("", "") }
+        };
+        assert_eq!(both(Some("hello")).packet(SocketKind::Plain), "hello");
+        assert_eq!(both(Some("hello")).packet(SocketKind::EngineIo), r#"42/chat,["order",{"n":1},"id7"]"#);
+        assert_eq!(both(None).packet(SocketKind::Plain), r#"{"args":[{"n":1}],"event":"order","id":"id7"}"#);
+        assert_eq!(both(None).content.needs(SocketKind::EngineIo), Some("/chat"));
+        assert_eq!(both(None).content.needs(SocketKind::Plain), Some(""));
+        assert_eq!(event("", "").content.needs(SocketKind::Plain), None);
     }
 
     proptest! {
         #[test]
         fn messages_come_back_as_they_were(
             id in "[a-z0-9]{1,64}", label in "[a-z]{1,32}", value in ".{0,300}", namespace in "(/[a-z]{1,20})?",
-            body in ".{0,40000}", stored_ms: i64, is_text: bool, cut in 0..200_usize,
+            body in ".{0,40000}", text in ".{0,300}", stored_ms: i64, kind in 0..4, cut in 0..200_usize,
         ) {
-            let content = match is_text {
-                true => MessageContent::Text(body),
-                false => MessageContent::Event { namespace, array: body },
+            let content = match kind {
+                0 => MessageContent::Text(body),
+                1 => MessageContent::Event { namespace, array: body },
+                2 => MessageContent::Both { namespace, array: body, text: None },
+                _ => MessageContent::Both { namespace, array: body, text: Some(text) },
             };
             let message = QueuedMessage { id, label: (label, value), stored_ms, content };
             let plain = message.encode();

@@ -13,6 +13,7 @@ mod index;
 mod list;
 mod message;
 mod postman;
+mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -26,7 +27,7 @@ use crate::events::{Events, tell};
 use crate::fleet::{Fleet, StoreFault};
 use crate::locks::lock;
 use crate::metrics::{MailResult, Metrics};
-use crate::sockets::UserKey;
+use crate::sockets::{Socket, UserKey};
 use index::UserSockets;
 use list::{UpstreamKeys, UserList};
 pub(crate) use message::{MessageContent, QueuedMessage};
@@ -66,6 +67,8 @@ pub(crate) struct OfflineQueues {
     /// Numbers of stored messages by upstream, as last read.
     stored: Mutex<Vec<(String, u64)>>,
     dropped: Mutex<HashMap<String, DropCount>>,
+    /// Names of keys by upstream.
+    keys: Mutex<HashMap<String, UpstreamKeys>>,
 }
 
 /// Dropped messages of an upstream that no event has told yet.
@@ -137,6 +140,7 @@ impl OfflineQueues {
             waiters: Mutex::default(),
             stored: Mutex::default(),
             dropped: Mutex::default(),
+            keys: Mutex::default(),
         })
     }
 
@@ -155,31 +159,31 @@ impl OfflineQueues {
 
     // ---- messages ----
 
-    /// Stores a message, and waits a moment for its delivery if its user has a socket here.
+    /// Stores a message, and waits a moment for its delivery if `waits` and its user has a socket here.
     ///
     /// # Errors
     /// It was not stored, except perhaps if Redis did not answer in time.
-    pub(crate) async fn enqueue(&self, new: NewMessage<'_>) -> Result<Enqueued, QueueFault> {
-        let result = self.store(new).await;
+    pub(crate) async fn enqueue(&self, new: NewMessage<'_>, waits: bool) -> Result<Enqueued, QueueFault> {
+        let result = self.store(new, waits).await;
         if result.is_err() {
             self.count(MailResult::Failed, 1);
         }
         result
     }
 
-    async fn store(&self, new: NewMessage<'_>) -> Result<Enqueued, QueueFault> {
+    async fn store(&self, new: NewMessage<'_>, waits: bool) -> Result<Enqueued, QueueFault> {
         let fleet = self.fleet()?;
         let user = user(fleet, new.upstream, &new.terms.label, new.user)?;
-        let keys = UpstreamKeys::of(fleet, new.upstream);
+        let keys = self.keys(fleet, new.upstream);
         let list = UserList::new(fleet, &keys, user);
         let now_ms = fleet.now_ms();
-        let id = new.id.unwrap_or_else(|| format!("{now_ms:011x}{:016x}", crate::random::u64()));
+        let id = new.id.unwrap_or_else(|| self.new_id());
         let keep = new.keep.unwrap_or(new.terms.keep).min(new.terms.keep);
         let expires_ms = now_ms.saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
         let label = (new.terms.label.clone(), new.user.to_owned());
         let message = QueuedMessage { id: id.clone(), label, stored_ms: now_ms, content: new.content };
         let raw = message::seal(fleet, &list.name, &message, expires_ms).ok_or(StoreFault::Away)?;
-        let waiter = self.has_ready_socket(user).then(|| self.wait_for(&id)).flatten();
+        let waiter = (waits && self.has_ready_socket(user)).then(|| self.wait_for(&id)).flatten();
         let added = list.add(&raw, new.terms).await;
         if added.is_err() {
             lock(&self.waiters).remove(&id);
@@ -214,7 +218,7 @@ impl OfflineQueues {
     /// messages and users.
     pub(crate) async fn users(&self, upstream: &str, most: usize) -> Result<(Vec<WaitingUser>, u64, u64), QueueFault> {
         let fleet = self.fleet()?;
-        let keys = UpstreamKeys::of(fleet, upstream);
+        let keys = self.keys(fleet, upstream);
         let (messages, users) = list::stored(fleet, &keys).await?;
         let mut all = Vec::new();
         while all.len() < most {
@@ -247,7 +251,7 @@ impl OfflineQueues {
         most: usize,
     ) -> Result<Vec<(QueuedMessage, i64)>, QueueFault> {
         let fleet = self.fleet()?;
-        let keys = UpstreamKeys::of(fleet, upstream);
+        let keys = self.keys(fleet, upstream);
         let list = UserList::new(fleet, &keys, user(fleet, upstream, label, name)?);
         let page = list.page(0, most.max(1)).await?;
         let opened =
@@ -264,7 +268,7 @@ impl OfflineQueues {
         id: Option<&str>,
     ) -> Result<u64, QueueFault> {
         let fleet = self.fleet()?;
-        let keys = UpstreamKeys::of(fleet, upstream);
+        let keys = self.keys(fleet, upstream);
         let list = UserList::new(fleet, &keys, user(fleet, upstream, label, name)?);
         let deleted = match id {
             None => list.clear().await?,
@@ -296,6 +300,18 @@ impl OfflineQueues {
     }
 
     // ---- counts ----
+
+    /// A name for a message: the time and chance.
+    pub(crate) fn new_id(&self) -> String {
+        let now_ms = self.fleet.as_ref().map_or(0, |fleet| fleet.now_ms());
+        format!("{now_ms:011x}{:016x}", crate::random::u64())
+    }
+
+    /// Names of the keys of an upstream; there are as many as upstreams with a queue.
+    fn keys(&self, fleet: &Fleet, upstream: &str) -> UpstreamKeys {
+        let mut all = lock(&self.keys);
+        all.entry(upstream.to_owned()).or_insert_with(|| UpstreamKeys::of(fleet, upstream)).clone()
+    }
 
     fn fleet(&self) -> Result<&Arc<Fleet>, StoreFault> {
         self.fleet.as_ref().ok_or(StoreFault::Away)
@@ -331,6 +347,16 @@ impl OfflineQueues {
         tell!(events, QueueDropped, warn, upstream = %upstream, dropped,
             "messages for users whose clients are away were dropped: a bound of `offline_queue` is reached");
     }
+}
+
+/// Whether a socket can be sent a message at once. Sockets that are older than the queue have no bag: they are taken as
+/// connected.
+pub(crate) fn is_ready_for(content: &MessageContent, socket: &Socket) -> bool {
+    let suits = match socket.mailbag() {
+        Some(bag) => postman::is_for(content, socket, &bag),
+        None => content.needs(socket.kind()).is_some(),
+    };
+    suits && socket.takes_messages().is_ok()
 }
 
 /// Key of a user, from the whole value of the label.

@@ -9,14 +9,14 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::carry::by_tunnel;
-use super::list::{self, UpstreamKeys, UserList};
+use super::list::UserList;
 use super::message::{self, MessageContent, QueuedMessage};
 use super::{HAS_MESSAGE, OfflineQueues, TOPIC, WANTS_CLAIM};
 use crate::broadcast::Fate;
@@ -32,8 +32,11 @@ const POLLS: usize = 1_024;
 const LOOKS: usize = 1_024;
 
 /// Messages that are read at a time, and bytes that are sent before they must be confirmed. One message may be larger.
-const PAGE: usize = 16;
+const PAGE: usize = 128;
 const MOST_BYTES: usize = 64 * 1024;
+
+/// Pages that are read at a time; each may be 8 MiB long until what is beyond [`MOST_BYTES`] is dropped.
+const READS: usize = 8;
 
 /// Pause before the next try, after a socket did not take a message or another stickyd has the claim.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -41,24 +44,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two looks at a client that polls.
 pub(super) const LOOK: Duration = Duration::from_millis(200);
 
-/// Interval at which expired messages are removed and messages are counted.
-const SWEEP: Duration = Duration::from_secs(5);
-
-/// Interval at which all users with sockets are looked after: word from another stickyd may have been lost.
-const LOOK_AFTER_ALL: Duration = Duration::from_secs(60);
-
-/// Tries after which a socket that confirms nothing gets no more messages.
+/// Tries in a row after which a socket that confirms nothing gets no more messages.
 const TRIES: u32 = 3;
 
 /// Delivers the messages of all users.
 pub(super) struct Postman {
     pub(super) queues: Arc<OfflineQueues>,
-    fleet: Arc<Fleet>,
+    pub(super) fleet: Arc<Fleet>,
     /// Users being looked after; `true`: they are to be looked after once more.
     pub(super) busy: RefCell<HashMap<UserKey, bool>>,
     /// Users whose claim another stickyd wants.
     pub(super) wanted: RefCell<HashSet<UserKey>>,
     looks: Semaphore,
+    reads: Semaphore,
     tunnels: Semaphore,
     polls: Semaphore,
 }
@@ -98,6 +96,7 @@ pub(crate) async fn run(
         busy: RefCell::default(),
         wanted: RefCell::default(),
         looks: Semaphore::new(LOOKS),
+        reads: Semaphore::new(READS),
         tunnels: Semaphore::new(TUNNELS),
         polls: Semaphore::new(POLLS),
     });
@@ -152,10 +151,9 @@ impl Postman {
 
     /// Delivers the messages of a user until there are none, or no socket takes them.
     async fn look_after(self: Rc<Self>, user: UserKey) {
-        let mut tries = HashMap::new();
         loop {
             self.busy.borrow_mut().insert(user, false);
-            let then = self.look(user, &mut tries).await.unwrap_or(Then::Done);
+            let then = self.look(user).await.unwrap_or(Then::Done);
             self.settled(user);
             self.wanted.borrow_mut().remove(&user);
             match then {
@@ -179,20 +177,21 @@ impl Postman {
     }
 
     /// One look. An error means that Redis is away: the user is looked after again once it is reached.
-    async fn look(&self, user: UserKey, tries: &mut HashMap<usize, u32>) -> Result<Then, StoreFault> {
+    async fn look(&self, user: UserKey) -> Result<Then, StoreFault> {
+        let asked = self.queues.asked(user);
         let Some((upstream, sockets)) = self.queues.sockets(user) else { return Ok(Then::Done) };
         if !sockets.iter().any(|socket| may_take(socket)) {
             let is_coming = sockets.iter().any(|socket| is_on_its_way(socket));
             return Ok(if is_coming { Then::Later(PAUSE) } else { Then::Done });
         }
-        let keys = UpstreamKeys::of(&self.fleet, &upstream);
+        let keys = self.queues.keys(&self.fleet, &upstream);
         let list = UserList::new(&self.fleet, &keys, user);
         let waiting = {
             let _place = self.looks.acquire().await;
             list.len().await?
         };
         if waiting == 0 {
-            self.queues.checked(user);
+            self.queues.checked(user, asked);
             return Ok(Then::Done);
         }
         let token = format!("{:016x}{:016x}", self.fleet.node(), crate::random::u64());
@@ -200,20 +199,15 @@ impl Postman {
             self.fleet.publish(TOPIC, &[&[WANTS_CLAIM], user.0.as_slice()].concat());
             return Ok(Then::Later(PAUSE));
         }
-        let delivered = self.to_sockets(&list, &token, sockets, tries).await;
-        let then = match delivered {
-            Ok(then) => {
-                list.order_anew().await?;
-                then
-            }
-            Err(fault) => {
-                let _ = list.give_claim_back(&token).await;
-                return Err(fault);
-            }
-        };
-        list.give_claim_back(&token).await?;
+        let delivered = self.to_sockets(&list, &token, sockets).await;
+        if delivered.is_ok() {
+            // If it fails, the next sweep does it.
+            let _ = list.order_anew().await;
+        }
+        let _ = list.give_claim_back(&token).await;
+        let then = delivered?;
         if matches!(then, Then::Done) {
-            self.queues.checked(user);
+            self.queues.checked(user, asked);
         }
         Ok(then)
     }
@@ -223,56 +217,65 @@ impl Postman {
         list: &UserList<'_>,
         token: &str,
         mut sockets: Vec<Arc<Socket>>,
-        tries: &mut HashMap<usize, u32>,
     ) -> Result<Then, StoreFault> {
         let mut then = Then::Done;
         // A client that polls may take long, and an older socket may be one that its client has left.
         sockets.reverse();
         sockets.sort_by_key(|socket| socket.takes_messages().is_err());
         for socket in sockets {
-            let place = Arc::as_ptr(&socket).addr();
-            let tried = tries.get(&place).copied().unwrap_or(0);
-            if tried >= TRIES || !may_take(&socket) {
+            let Some(bag) = socket.mailbag().filter(|bag| bag.tries() < TRIES) else { continue };
+            if !may_take(&socket) {
                 continue;
             }
-            match self.to_socket(list, token, &socket).await? {
-                Outcome::Confirmed => _ = tries.remove(&place),
+            match self.to_socket(list, token, &socket, &bag).await? {
+                Outcome::Confirmed => {}
                 Outcome::NotTaken => then = Then::Later(PAUSE),
                 Outcome::GaveWay(then) => return Ok(then),
-                Outcome::Unconfirmed => {
-                    tries.insert(place, tried + 1);
-                    then = Then::Later(PAUSE);
-                }
+                Outcome::Unconfirmed => then = Then::Later(PAUSE),
             }
         }
         Ok(then)
     }
 
     /// Delivers to one socket what it can get, page by page.
-    async fn to_socket(&self, list: &UserList<'_>, token: &str, socket: &Arc<Socket>) -> Result<Outcome, StoreFault> {
-        let Some(bag) = socket.mailbag() else { return Ok(Outcome::NotTaken) };
+    async fn to_socket(
+        &self,
+        list: &UserList<'_>,
+        token: &str,
+        socket: &Arc<Socket>,
+        bag: &Arc<Mailbag>,
+    ) -> Result<Outcome, StoreFault> {
         let mut skip = 0;
         loop {
-            let page = list.page(skip, PAGE).await?;
-            if page.is_empty() {
-                return Ok(Outcome::Confirmed);
+            if bag.user() != Some(list.user) {
+                return Ok(Outcome::NotTaken);
             }
+            let batch = {
+                let _place = self.reads.acquire().await;
+                let page = list.page(skip, PAGE).await?;
+                if page.is_empty() {
+                    return Ok(Outcome::Confirmed);
+                }
+                self.sort(list, page, |message| is_for(&message.content, socket, bag))
+            };
             list.keep_claim(token).await?;
-            let batch = self.sort(list, page, |message| is_for(message, socket, &bag));
             self.queues.count(MailResult::Expired, list.remove(&batch.expired).await?);
             self.queues.count(MailResult::BadSeal, list.remove(&batch.forged).await?);
             skip += batch.others;
             if batch.messages.is_empty() {
                 continue;
             }
-            match self.send(list, token, socket, &bag, &batch.messages).await? {
+            match self.send(list, token, socket, bag, &batch.messages).await? {
                 Outcome::Confirmed => {
+                    bag.tried(true);
                     list.remove(&batch.raws).await?;
                     self.queues.delivered(&batch.messages.into_iter().map(|one| one.id).collect::<Vec<_>>());
                 }
                 other => {
-                    let unconfirmed = if matches!(other, Outcome::Unconfirmed) { batch.messages.len() } else { 0 };
-                    self.queues.count(MailResult::Unconfirmed, unconfirmed as u64);
+                    if matches!(other, Outcome::Unconfirmed) {
+                        bag.tried(false);
+                        self.queues.count(MailResult::Unconfirmed, batch.messages.len() as u64);
+                    }
                     return Ok(other);
                 }
             }
@@ -290,7 +293,7 @@ impl Postman {
             match message::open(&self.fleet, &list.name, &raw) {
                 None => batch.forged.push(raw),
                 Some(message) if is_for(&message) => {
-                    bytes += message.size();
+                    bytes += message.content.size();
                     if bytes > MOST_BYTES && !batch.messages.is_empty() {
                         return batch;
                     }
@@ -313,65 +316,17 @@ impl Postman {
         bag: &Arc<Mailbag>,
         messages: &[QueuedMessage],
     ) -> Result<Outcome, StoreFault> {
-        let packets: Vec<_> = messages.iter().map(QueuedMessage::packet).collect();
+        let packets: Vec<_> = messages.iter().map(|message| message.packet(socket.kind())).collect();
         match socket.takes_messages() {
             Ok(_) => {
                 let Ok(_place) = self.tunnels.acquire().await else { return Ok(Outcome::NotTaken) };
-                Ok(by_tunnel(socket, bag, &packets).await)
+                Ok(by_tunnel(list.user, socket, bag, &packets).await)
             }
             Err(Fate::Polling) => {
                 let Ok(_place) = self.polls.acquire().await else { return Ok(Outcome::NotTaken) };
                 self.by_poll(list, token, socket, bag, packets).await
             }
             Err(_) => Ok(Outcome::NotTaken),
-        }
-    }
-
-    /// Removes expired messages and counts the others, for as long as the thread lives.
-    async fn sweep(self: Rc<Self>, upstreams: impl Fn() -> Vec<String>) {
-        let mut looked = Instant::now();
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            self.queues.tidy();
-            if self.fleet.has_store() {
-                let looks_after_all = looked.elapsed() >= LOOK_AFTER_ALL;
-                if looks_after_all {
-                    looked = Instant::now();
-                }
-                self.queues.wake_all(looks_after_all);
-            }
-            let mut counts = Vec::new();
-            for upstream in upstreams() {
-                self.queues.tell_dropped(&upstream, 0);
-                let keys = UpstreamKeys::of(&self.fleet, &upstream);
-                if self.fleet.has_store()
-                    && self.sweep_one(&keys).await.is_ok()
-                    && let Ok((messages, _)) = list::stored(&self.fleet, &keys).await
-                {
-                    counts.push((upstream, messages));
-                }
-            }
-            if !counts.is_empty() {
-                *crate::locks::lock(&self.queues.stored) = counts;
-            }
-        }
-    }
-
-    async fn sweep_one(&self, keys: &UpstreamKeys) -> Result<(), StoreFault> {
-        loop {
-            let now_ms = self.fleet.now_ms();
-            let users = list::overdue(&self.fleet, keys, now_ms).await?;
-            for user in &users {
-                let list = UserList::new(&self.fleet, keys, *user);
-                let page = list.page(0, list::USERS).await?;
-                let is_over = |raw: &Vec<u8>| message::expires_ms(raw).is_none_or(|at| at <= now_ms);
-                let over: Vec<_> = page.into_iter().filter(is_over).collect();
-                self.queues.count(MailResult::Expired, list.remove(&over).await?);
-                list.order_anew().await?;
-            }
-            if users.len() < list::USERS {
-                return Ok(());
-            }
         }
     }
 }
@@ -398,11 +353,7 @@ fn is_on_its_way(socket: &Socket) -> bool {
     socket.is_live() && matches!(socket.takes_messages(), Err(Fate::NotReady))
 }
 
-/// Whether a message is for this kind of socket, and its namespace is connected.
-fn is_for(message: &QueuedMessage, socket: &Socket, bag: &Mailbag) -> bool {
-    match (&message.content, socket.kind()) {
-        (MessageContent::Text(_), SocketKind::Plain) => true,
-        (MessageContent::Event { namespace, .. }, SocketKind::EngineIo) => bag.is_connected(namespace),
-        _ => false,
-    }
+/// Whether a socket is of the kind that a message is for, and its namespace is connected.
+pub(super) fn is_for(content: &MessageContent, socket: &Socket, bag: &Mailbag) -> bool {
+    content.needs(socket.kind()).is_some_and(|needed| socket.kind() == SocketKind::Plain || bag.is_connected(needed))
 }

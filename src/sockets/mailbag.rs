@@ -34,6 +34,8 @@ struct BagState {
     is_asking: bool,
     offer: Offer,
     confirmed: Option<Mark>,
+    /// How often in a row the client has not confirmed what was sent.
+    tries: u32,
 }
 
 /// Packets for a client that polls.
@@ -49,6 +51,17 @@ enum Offer {
     Arrived,
 }
 
+impl Offer {
+    fn progress(&self) -> Option<OfferProgress> {
+        match self {
+            Self::None => None,
+            Self::Waits(_) => Some(OfferProgress::Waits),
+            Self::Sent => Some(OfferProgress::Sent),
+            Self::Arrived => Some(OfferProgress::Arrived),
+        }
+    }
+}
+
 /// Progress of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OfferProgress {
@@ -61,9 +74,16 @@ pub(crate) enum OfferProgress {
 }
 
 impl Mailbag {
-    /// Says which user the socket belongs to; returns whether that is new.
-    pub(crate) fn belongs_to(&self, user: UserKey) -> bool {
-        lock(&self.state).user.replace(user) != Some(user)
+    /// Says which user the socket belongs to, `None` for no user; returns whether that is new. Packets that wait for
+    /// the user before are withdrawn.
+    pub(crate) fn belongs_to(&self, user: Option<UserKey>) -> bool {
+        let mut state = lock(&self.state);
+        let is_new = std::mem::replace(&mut state.user, user) != user;
+        if is_new {
+            state.offer = Offer::None;
+            self.news.notify_waiters();
+        }
+        is_new
     }
 
     /// The user that the socket belongs to.
@@ -101,18 +121,7 @@ impl Mailbag {
 
     /// Waits until the queue was asked, at most `limit`.
     pub(crate) async fn asked(&self, limit: Duration) {
-        let asked = async {
-            loop {
-                let mut news = std::pin::pin!(self.news.notified());
-                // Before the look, so that a change between both is not missed.
-                news.as_mut().enable();
-                if !lock(&self.state).is_asking {
-                    return;
-                }
-                news.await;
-            }
-        };
-        let _ = tokio::time::timeout(limit, asked).await;
+        let _ = tokio::time::timeout(limit, self.until(|state| !state.is_asking)).await;
     }
 
     /// Waits for any change, at most `limit`.
@@ -120,9 +129,15 @@ impl Mailbag {
         let _ = tokio::time::timeout(limit, self.news.notified()).await;
     }
 
-    /// Offers packets to the next answer to a poll.
-    pub(crate) fn offer(&self, packets: Vec<String>) {
-        lock(&self.state).offer = Offer::Waits(packets);
+    /// Offers packets to the next answer to a poll, unless the socket belongs to another user by now; returns whether
+    /// it does not.
+    pub(crate) fn offer(&self, user: UserKey, packets: Vec<String>) -> bool {
+        let mut state = lock(&self.state);
+        let is_theirs = state.user == Some(user);
+        if is_theirs {
+            state.offer = Offer::Waits(packets);
+        }
+        is_theirs
     }
 
     /// Takes the packets for an answer to a poll that is about to leave.
@@ -145,19 +160,36 @@ impl Mailbag {
 
     /// How far the offer is; `None` if there is none.
     pub(crate) fn progress(&self) -> Option<OfferProgress> {
-        match lock(&self.state).offer {
-            Offer::None => None,
-            Offer::Waits(_) => Some(OfferProgress::Waits),
-            Offer::Sent => Some(OfferProgress::Sent),
-            Offer::Arrived => Some(OfferProgress::Arrived),
-        }
+        lock(&self.state).offer.progress()
     }
 
-    /// Withdraws what was offered, and returns how far it was.
+    /// Withdraws an offer that still waits for an answer to a poll; returns whether it did.
+    pub(crate) fn withdraw(&self) -> bool {
+        let mut state = lock(&self.state);
+        let waits = matches!(state.offer, Offer::Waits(_));
+        if waits {
+            state.offer = Offer::None;
+        }
+        waits
+    }
+
+    /// Ends what was offered, and returns how far it was.
     pub(crate) fn take_back(&self) -> Option<OfferProgress> {
-        let progress = self.progress();
-        lock(&self.state).offer = Offer::None;
+        let mut state = lock(&self.state);
+        let progress = state.offer.progress();
+        state.offer = Offer::None;
         progress
+    }
+
+    /// Records whether the client has confirmed what was sent.
+    pub(crate) fn tried(&self, is_confirmed: bool) {
+        let mut state = lock(&self.state);
+        state.tries = if is_confirmed { 0 } else { state.tries.saturating_add(1) };
+    }
+
+    /// How often in a row the client has not confirmed what was sent.
+    pub(crate) fn tries(&self) -> u32 {
+        lock(&self.state).tries
     }
 
     /// Records the payload of a Pong of the client.
@@ -168,17 +200,24 @@ impl Mailbag {
 
     /// Waits for the Pong with this payload, at most `limit`; returns whether it came.
     pub(crate) async fn confirmed(&self, mark: Mark, limit: Duration) -> bool {
-        let confirmed = async {
-            loop {
-                let mut news = std::pin::pin!(self.news.notified());
-                news.as_mut().enable();
-                if lock(&self.state).confirmed == Some(mark) {
-                    return;
-                }
-                news.await;
+        tokio::time::timeout(limit, self.until(|state| state.confirmed == Some(mark))).await.is_ok()
+    }
+
+    /// Waits until the socket no longer belongs to this user.
+    pub(crate) async fn left_by(&self, user: UserKey) {
+        self.until(|state| state.user != Some(user)).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&BagState) -> bool) {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            // Before the look, so that a change between both is not missed.
+            news.as_mut().enable();
+            if is_so(&lock(&self.state)) {
+                return;
             }
-        };
-        tokio::time::timeout(limit, confirmed).await.is_ok()
+            news.await;
+        }
     }
 }
 
@@ -200,10 +239,12 @@ mod tests {
 
     #[test]
     fn an_offer_is_taken_once_and_arrives_with_the_next_poll() {
-        let bag = Mailbag::default();
+        let (bag, user) = (Mailbag::default(), UserKey([1; 16]));
+        assert!(!bag.offer(user, vec!["42[1]".to_owned()]), "the socket belongs to no user yet");
+        bag.belongs_to(Some(user));
         assert_eq!((bag.take_offer(), bag.progress()), (None, None));
         bag.polls();
-        bag.offer(vec!["42[1]".to_owned()]);
+        assert!(bag.offer(user, vec!["42[1]".to_owned()]));
         bag.polls();
         assert_eq!(bag.progress(), Some(OfferProgress::Waits), "an earlier poll says nothing about it");
         assert_eq!(bag.take_offer(), Some(vec!["42[1]".to_owned()]));
@@ -213,9 +254,19 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_and_users_are_remembered() {
-        let (bag, user) = (Mailbag::default(), UserKey([1; 16]));
-        assert!(bag.belongs_to(user) && !bag.belongs_to(user) && bag.belongs_to(UserKey([2; 16])));
+    fn packets_of_a_user_are_withdrawn_when_the_socket_changes_hands() {
+        let (bag, one, other) = (Mailbag::default(), UserKey([1; 16]), UserKey([2; 16]));
+        bag.belongs_to(Some(one));
+        assert!(bag.offer(one, vec!["42[1]".to_owned()]));
+        assert!(bag.belongs_to(Some(other)) && !bag.belongs_to(Some(other)));
+        assert_eq!((bag.take_offer(), bag.progress()), (None, None));
+        assert!(!bag.offer(one, vec!["42[1]".to_owned()]));
+        assert!(bag.belongs_to(None) && bag.user().is_none());
+    }
+
+    #[test]
+    fn connected_namespaces_are_remembered() {
+        let bag = Mailbag::default();
         assert!(bag.connected("") && !bag.connected("") && bag.connected("/chat"));
         bag.disconnected("");
         assert!(!bag.is_connected("") && bag.is_connected("/chat"));

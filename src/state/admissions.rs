@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::mail_users;
 use super::told::{ToldReason, ToldTable};
 use crate::affinity::pins::Pins;
 use crate::client::{Client, address_key};
@@ -122,7 +123,7 @@ pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Pe
     if let Some(person) = person {
         if person.is_admitted() {
             socket.learn_claims(&|name| person.claim(name));
-            enroll(shared, person, socket);
+            mail_users::of_token(shared, person, socket);
             end_when_expired(shared, watch, person, socket);
         } else if !person.is_found() {
             let at = person.set_deadline(clock::now_ms().saturating_add(CONNECTS_WITHIN));
@@ -146,21 +147,6 @@ pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Pe
             tell_too_many(shared, person, &over);
         }
         close(shared, &over, 4409, ToldReason::TooMany.code());
-    }
-}
-
-/// Says whose queued messages a socket gets, where its user is known from the token.
-fn enroll(shared: &Shared, person: &Person, socket: &Arc<Socket>) {
-    if !shared.queues.is_used() {
-        return;
-    }
-    let snapshot = shared.snapshot.load();
-    let Some(upstream) = snapshot.upstream(&socket.worker().upstream) else { return };
-    let Some(queue) = &upstream.config.offline_queue else { return };
-    let rule = upstream.config.labels.iter().find(|rule| rule.name == queue.label);
-    // The whole claim: the label of the socket may be shortened.
-    if let Some(value) = rule.and_then(|rule| rule.from.claim()).and_then(|claim| person.claim(claim)) {
-        shared.queues.enroll(socket, &upstream.config.name, &queue.label, &value);
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod admissions;
 pub(crate) mod config_status;
+pub(crate) mod mail_users;
 mod readiness;
 mod replay;
 pub(crate) mod told;

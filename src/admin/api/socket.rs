@@ -126,10 +126,15 @@ pub struct EmitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks_dropped: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_reached: Option<NotReached>,
     pub published: bool,
+    /// Number of users that the message was stored for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,6 +19,7 @@ use crate::bus::EmitMatter;
 use crate::clock;
 use crate::sockets::backend_labels::{LabelChanges, check};
 use crate::sockets::{Filter, Socket};
+use crate::state::mail_users;
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str = "labels such as {\"user\": \"7\"}; upstream, namespace";
@@ -52,7 +53,8 @@ pub(crate) async fn set(
         let why = "this stickyd has no live socket with that session: its client may have just left";
         return Err(refuse(StatusCode::NOT_FOUND, why));
     };
-    api.shared.sessions.sockets.set_backend_labels(&socket, changes).map_err(wrong)?;
+    api.shared.sessions.sockets.set_backend_labels(&socket, changes.clone()).map_err(wrong)?;
+    mail_users::of_backend(&api.shared, &socket, &changes);
     Ok(Json(describe(&socket)))
 }
 
