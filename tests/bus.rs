@@ -5,12 +5,13 @@
 
 mod bounds;
 mod calls;
-mod emit;
+pub(crate) mod emit;
 mod facts;
 mod failures;
 mod labels;
 mod launchers;
 mod machines;
+mod queue;
 mod recovery;
 mod start;
 

@@ -1,9 +1,13 @@
 //! Several stickyds over one real Redis: pins are found there, nothing depends on it, and Redis learns nothing.
 
+mod admission;
 mod clusters;
 mod failures;
 mod members;
+mod orders;
+mod placement;
 mod secrecy;
+mod users;
 
 use serde_json::{Value, json};
 

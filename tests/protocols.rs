@@ -234,11 +234,12 @@ impl Trial {
         assert_eq!(state["set_cookies"], cookies, "{}: {state}", self.kind);
     }
 
+    /// All sessions live, on at least as many workers.
     fn assert_live(&self, state: &Value, sessions: usize, workers: usize) {
         let kind = self.kind;
         assert_eq!((&state["sessions"], &state["held"]), (&json!(sessions), &json!(sessions)), "{kind}: {state}");
         assert_eq!(state["moved"], 0, "{kind}: {state}");
-        assert_eq!(state["workers"].as_object().unwrap().len(), workers, "{kind}: {state}");
+        assert!(state["workers"].as_object().unwrap().len() >= workers, "{kind}: {state}");
     }
 
     async fn say(&self, what: &str, end: &Value, workers: &[Worker]) {

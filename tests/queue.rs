@@ -2,6 +2,7 @@
 
 mod bounds;
 mod delivery;
+mod emits;
 mod faults;
 mod operators;
 
@@ -38,6 +39,29 @@ fn start(workers: &[Worker], redis: &Redis, queue: &str) -> Binary {
     binary
 }
 
+/// As `config`, with a label that the application sets, and messages of the backend as frames.
+fn of_backend(workers: &[Worker], name: &str, redis: &str) -> String {
+    format!(
+        "state_dir = \".\"\n{SECRET}{}labels = {{ user = \"backend\" }}\nemit = {{ via = \"frames\" }}\n\
+         offline_queue = {{ label = \"user\" }}\n[fleet]\nredis = {redis:?}\nname = \"{name}\"\n",
+        upstream(workers),
+    )
+}
+
+/// Sends a message of the backend; the answer.
+fn emit(binary: &Binary, body: &Value) -> Value {
+    let (status, answer) = ask(binary, "POST", "/api/v1/emit", body);
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// Sets the user of a Socket.IO session, as the application does.
+fn label(binary: &Binary, connected: &Value, user: Option<&str>) {
+    let path = format!("/api/v1/sockets/by-sid/{}", connected["sid"].as_str().unwrap());
+    let (status, answer) = ask(binary, "PUT", &path, &json!({"labels": {"user": user}}));
+    assert_eq!(status, 200, "{answer}");
+}
+
 /// Waits until the queue can be used.
 fn is_ready(binary: &Binary) {
     wait_for("the queue can be used", || {
@@ -63,6 +87,7 @@ fn ask(binary: &Binary, method: &str, path: &str, body: &Value) -> (u16, Value) 
 fn is_as_described(method: &str, path: &str, status: u16, said: &Value) {
     let document: Value = serde_json::from_str(include_str!("../conf/openapi.json")).unwrap();
     let path = path.split('?').next().unwrap();
+    let path = if path.starts_with("/api/v1/sockets/by-sid/") { "/api/v1/sockets/by-sid/{sid}" } else { path };
     let described = &document["paths"][path][method.to_lowercase()]["responses"][status.to_string()];
     let mut schema = described["content"]["application/json"]["schema"].clone();
     assert!(schema.is_object(), "{method} {path}: {status} is not described: {said}");

@@ -88,6 +88,18 @@ impl Reach {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AdminPeer(pub(crate) Option<u32>);
 
+/// The sender of a request, for handlers that pass it on.
+#[derive(Debug, Clone)]
+pub(crate) struct AdminOperator(pub(crate) String);
+
+/// What a request ordered for the fleet; goes with the answer, for the audit line.
+#[derive(Debug, Clone)]
+pub(crate) struct OrderedPath {
+    pub(crate) path: String,
+    /// The only stickyd that it was for.
+    pub(crate) at: Option<String>,
+}
+
 type AuthRefusal = (StatusCode, &'static str);
 
 impl AdminAuth {
@@ -221,14 +233,20 @@ fn is_navigation(headers: &HeaderMap) -> bool {
 
 /// Rejects what the rules do not allow, before any handler runs; keeps with the answer what was asked, for the audit
 /// line.
-pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(guard): State<Arc<AdminAuth>>, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let asked = AuditedRequest { method, path, operator: guard.operator(&request) };
+    let mut asked = AuditedRequest { method, path, operator: guard.operator(&request) };
+    request.extensions_mut().insert(AdminOperator(asked.operator.clone()));
     let access = guard.access(request.headers());
     let mut response = match guard.refuses(request.method(), request.uri(), request.headers()) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     };
+    if let Some(OrderedPath { path, at }) = response.extensions_mut().remove() {
+        let path = path.split('?').next().unwrap_or_default();
+        let at = at.map_or_else(|| "every stickyd of the fleet".to_owned(), |name| format!("the stickyd {name}"));
+        asked.path = format!("{path} at {at}");
+    }
     response.extensions_mut().insert(asked);
     response.headers_mut().insert(ACCESS, HeaderValue::from_static(access));
     response

@@ -51,7 +51,7 @@ pub(crate) fn redis(shared: &Shared) -> Vec<RedisView> {
         RedisView {
             address: shard.shown.clone(),
             error: health.error.clone(),
-            evicted: health.evicted,
+            evicted: health.evicted.unwrap_or(0),
             p50_ms: health.latency_ms(50),
             p99_ms: health.latency_ms(99),
             queue: lock(&shard.queue).writes.len(),
@@ -79,6 +79,7 @@ pub(crate) fn summary(shared: &Shared) -> Summary {
     let latency = |percent| health.as_ref().map_or(0.0, |health| health.latency_ms(percent));
     Summary {
         affinity: affinity.collect(),
+        control: fleet.is_none_or(|fleet| fleet.settings().control),
         found: series.lookups("hit"),
         looked_up: series.all_lookups(),
         name: fleet.map_or_else(String::new, |fleet| fleet.name().to_owned()),

@@ -21,6 +21,7 @@ mod linked;
 mod live;
 mod log;
 mod notify;
+mod orders;
 pub(crate) mod page;
 mod queue;
 pub(crate) mod scrape;
@@ -99,7 +100,8 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let AdminSettings { tokens, hosts, reload, stopping, spawned, notify } = settings;
-    if bound.is_empty() {
+    let fleet = shared.sessions.fleet().filter(|fleet| fleet.settings().control).cloned();
+    if bound.is_empty() && fleet.is_none() {
         return;
     }
     let history = Arc::<LastMinute>::default();
@@ -123,9 +125,13 @@ pub(crate) async fn serve(
         broadcasting: Arc::default(),
         emitting: Arc::new(Semaphore::new(emit::UNDER_WAY)),
         emit_links: Arc::default(),
+        orders: Arc::default(),
         tasks: tasks_of_api,
         stop: stop_of_api,
     };
+    if let Some(fleet) = fleet {
+        api.spawn(orders::obey::keep(api.clone(), fleet));
+    }
     for one in bound {
         let guard = AdminAuth::new(reach(&one), tokens.clone(), hosts.clone());
         let (router, address) = (router(api.clone(), guard), one.address());
@@ -227,6 +233,8 @@ struct Api {
     /// Bounds the messages of the backend that are under way.
     emitting: Arc<Semaphore>,
     emit_links: Arc<EmitLinks>,
+    /// Which orders of the fleet have set the admin states of workers.
+    orders: Arc<orders::AppliedOrders>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -261,6 +269,7 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::LIVE => get(live::stream),
         paths::EXPLAIN => get(sessions::explain),
         paths::FLEET => get(fleet::show),
+        paths::FLEET_ORDERS => get(orders::ask).post(orders::order),
         paths::HEALTH => get(status::health),
         paths::LOG => get(log::show).put(log::set),
         paths::LOGS => get(spawn::logs),
@@ -288,9 +297,14 @@ fn handlers(path: &str) -> MethodRouter<Api> {
     }
 }
 
+/// The API without the layers around it.
+fn bare_router() -> Router<Api> {
+    api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)))
+}
+
 fn router(api: Api, guard: AdminAuth) -> Router {
     let events = api.shared.events.clone();
-    let router = api::PATHS.iter().fold(Router::new(), |router, (path, _)| router.route(path, handlers(path)));
+    let router = bare_router();
     let router = page::routes().into_iter().fold(router, |router, (path, handlers)| router.route(path, handlers));
     layers::around(router.with_state(api), guard, events)
 }

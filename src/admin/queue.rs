@@ -230,7 +230,7 @@ fn bad_user() -> ApiRefusal {
 }
 
 fn now_ms(api: &Api) -> i64 {
-    api.shared.sessions.fleet().map_or(0, |fleet| fleet.now_ms())
+    api.shared.sessions.fleet().map_or(0, |fleet| fleet.fleet_ms())
 }
 
 fn seconds(ms: i64) -> u64 {

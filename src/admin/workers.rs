@@ -63,15 +63,30 @@ pub(crate) async fn say(
     Path((upstream, worker, word)): Path<(String, String, String)>,
     WholeBody(body): WholeBody,
 ) -> Result<Json<WorkerView>, ApiRefusal> {
-    let states = [AdminState::Ready, AdminState::Drain, AdminState::Maint];
-    let state = states.into_iter().find(|state| state.word() == word);
-    let state = state.ok_or_else(|| {
+    let state = state_of(&word).ok_or_else(|| {
         refuse(StatusCode::NOT_FOUND, format!("`{word}` is not an admin state: use drain, maint or ready"))
     })?;
     let grace = grace(&body, state).map_err(|why| refuse(StatusCode::UNPROCESSABLE_ENTITY, why))?;
     let snapshot = api.shared.snapshot.load_full();
     let (upstream, member) = find(&snapshot, &upstream, &worker)?;
-    let worker = &member.worker;
+    change(&api, upstream, &member.worker, state, grace)?;
+    let look = api.look().await;
+    Ok(Json(describe(member, &look, &api.shared.bus.list())))
+}
+
+/// Returns the admin state with this word.
+pub(crate) fn state_of(word: &str) -> Option<AdminState> {
+    [AdminState::Ready, AdminState::Drain, AdminState::Maint].into_iter().find(|state| state.word() == word)
+}
+
+/// Sets the admin state of a worker.
+pub(crate) fn change(
+    api: &Api,
+    upstream: &Upstream,
+    worker: &Worker,
+    state: AdminState,
+    grace: Option<Duration>,
+) -> Result<(), ApiRefusal> {
     if state == AdminState::Ready && worker.admin.is_removed() {
         let why = "this worker is no longer in the file: add it to the file again, then reload";
         return Err(refuse(StatusCode::CONFLICT, why.to_owned()));
@@ -86,11 +101,10 @@ pub(crate) async fn say(
             "worker admin state changed");
     }
     polling::look(&api.shared, clock::now_ms());
-    let look = api.look().await;
-    Ok(Json(describe(member, &look, &api.shared.bus.list())))
+    Ok(())
 }
 
-fn find<'a>(
+pub(crate) fn find<'a>(
     snapshot: &'a Snapshot,
     upstream: &str,
     worker: &str,
@@ -108,7 +122,7 @@ fn find<'a>(
 }
 
 /// Returns the grace in a request body such as `{"grace": "60s"}`; `None` if it has none.
-fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
+pub(crate) fn grace(body: &[u8], state: AdminState) -> Result<Option<Duration>, String> {
     const HELP: &str = "the body must be empty, or JSON such as {\"grace\": \"60s\"}";
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);

@@ -268,8 +268,7 @@ impl Sessions {
         if socket.transport() != Transport::Polling {
             return false;
         }
-        let of_sid = || socket.with_texts(|sid, _| self.keys.key(&socket.worker().upstream, sid));
-        let key = socket.key().unwrap_or_else(of_sid);
+        let key = self.key_of(socket);
         let end = |pin: &mut Pin| {
             pin.listed().filter(|listed| Arc::ptr_eq(listed.socket(), socket))?;
             socket.set_end_reason(EndReason::Operator);
@@ -282,6 +281,12 @@ impl Sessions {
             self.tell_end(key);
         }
         ended.is_some()
+    }
+
+    /// Key of a socket's session.
+    pub(crate) fn key_of(&self, socket: &Socket) -> Key {
+        let of_sid = || socket.with_texts(|sid, _| self.keys.key(&socket.worker().upstream, sid));
+        socket.key().unwrap_or_else(of_sid)
     }
 
     /// Tells the fleet that an operator ended a session.

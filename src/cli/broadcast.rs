@@ -4,9 +4,10 @@ use clap::Args;
 use hyper::Method;
 use serde_json::Value;
 
-use super::remote::{RemoteArgs, RemoteError};
+use super::fleet_wide::{FleetArgs, FleetSaid, FleetText};
+use super::remote::{AdminClient, RemoteArgs, RemoteError};
 use super::sockets::Filters;
-use crate::admin::api::{BroadcastAnswer, BroadcastOrder, paths};
+use crate::admin::api::{BroadcastAnswer, BroadcastOrder, NotReached, paths};
 
 /// Arguments of `stickyd broadcast`.
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct BroadcastCommand {
     /// Send to all sockets
     #[arg(long)]
     pub all: bool,
+    /// Sockets of the whole fleet.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -38,8 +42,19 @@ impl BroadcastCommand {
     /// Sends the broadcast, prints how many sockets were reached, and returns the exit code.
     pub fn run(&self) -> u8 {
         let said = self.check().and_then(|()| self.asking.remote.find());
+        if self.everywhere.fleet {
+            return self.asking.finish_fleet(said.and_then(|admin| self.everywhere(&admin)));
+        }
         let said = said.and_then(|admin| admin.done(Method::POST, paths::BROADCAST, Some(&self.order())));
         self.asking.finish(said, told)
+    }
+
+    /// Sends the broadcast to the sockets of all stickyds.
+    fn everywhere(&self, admin: &AdminClient) -> Result<FleetText, RemoteError> {
+        let said = FleetSaid::order(admin, None, paths::BROADCAST.to_owned(), Some(&self.order()))?;
+        let all = said.answers::<BroadcastAnswer>()?.into_iter().map(|one| one.answer).reduce(add);
+        let text = all.as_ref().map_or_else(String::new, told);
+        Ok(FleetText { said, text })
     }
 
     fn check(&self) -> Result<(), RemoteError> {
@@ -62,6 +77,24 @@ impl BroadcastCommand {
             text: self.text.clone(),
             filter: self.filters.given().into_iter().collect(),
         }
+    }
+}
+
+/// Adds what two stickyds have reached.
+fn add(one: BroadcastAnswer, other: BroadcastAnswer) -> BroadcastAnswer {
+    let (a, b) = (one.not_reached, other.not_reached);
+    BroadcastAnswer {
+        matched: one.matched + other.matched,
+        not_reached: NotReached {
+            closing: a.closing + b.closing,
+            denied: a.denied + b.denied,
+            not_ready: a.not_ready + b.not_ready,
+            other_kind: a.other_kind + b.other_kind,
+            polling: a.polling + b.polling,
+            slow: a.slow + b.slow,
+        },
+        reached: one.reached + other.reached,
+        took_ms: one.took_ms.max(other.took_ms),
     }
 }
 

@@ -8,19 +8,21 @@ use clap::Args;
 use hyper::Method;
 use serde::Serialize;
 
+use super::fleet_wide::{FleetArgs, close};
 use super::progress::Progress;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use super::sockets::Filters;
 use super::table::{counted, span};
-use crate::admin::api::{CloseAnswer, CloseManyOrder, CloseOneOrder, ClosedSocket, ClosingsAnswer, paths};
+use crate::admin::api::{CloseAnswer, CloseManyOrder, CloseOneOrder, ClosedSocket, ClosingView, ClosingsAnswer, paths};
 
 /// Interval between two queries of the progress.
-const CLOSE_POLL: Duration = Duration::from_millis(500);
+pub(crate) const CLOSE_POLL: Duration = Duration::from_millis(500);
 
 /// Arguments of `stickyd close`.
 #[derive(Debug, Args)]
 pub struct CloseCommand {
-    /// Ids of sockets, as shown by `stickyd sockets`
+    /// Ids of sockets, as shown by `stickyd sockets`; with --fleet they may have the name of their stickyd, such as
+    /// edge-1/k3v9q0d2m7xa
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Filters that select the sockets.
@@ -47,6 +49,9 @@ pub struct CloseCommand {
     /// Do not ask for confirmation
     #[arg(short, long)]
     pub yes: bool,
+    /// Sockets of the whole fleet.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -55,7 +60,15 @@ pub struct CloseCommand {
 impl CloseCommand {
     /// Closes the sockets, shows the progress, and returns the exit code.
     pub fn run(&self) -> u8 {
-        let said = self.check().and_then(|()| self.asking.remote.find()).and_then(|admin| match self.ids.is_empty() {
+        let admin = self.check().and_then(|()| self.asking.remote.find());
+        if self.everywhere.fleet {
+            let said = admin.and_then(|admin| match self.ids.is_empty() {
+                true => close::many(self, &admin),
+                false => close::each(self, &admin),
+            });
+            return self.asking.finish_fleet(said);
+        }
+        let said = admin.and_then(|admin| match self.ids.is_empty() {
             true => self.many(&admin),
             false => self.each(&admin),
         });
@@ -75,21 +88,31 @@ impl CloseCommand {
         }
     }
 
-    fn each(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
-        let order = CloseOneOrder { code: self.code, reason: self.reason.clone() };
-        let close = |id: &String| admin.done(Method::POST, &paths::socket_close(id), Some(&order));
-        Ok(CloseOutcome::Each { closed: self.ids.iter().map(close).collect::<Result<_, _>>()? })
+    /// The order for one socket.
+    pub(crate) fn order_of_one(&self) -> CloseOneOrder {
+        CloseOneOrder { code: self.code, reason: self.reason.clone() }
     }
 
-    fn many(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
-        let order = CloseManyOrder {
+    /// The order for all sockets that match.
+    pub(crate) fn order_of_many(&self) -> CloseManyOrder {
+        CloseManyOrder {
             all: self.all,
             code: self.code,
             dry_run: false,
             reason: self.reason.clone(),
             spread: self.spread.clone(),
             filter: self.filters.given().into_iter().collect(),
-        };
+        }
+    }
+
+    fn each(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
+        let order = self.order_of_one();
+        let close = |id: &String| admin.done(Method::POST, &paths::socket_close(id), Some(&order));
+        Ok(CloseOutcome::Each { closed: self.ids.iter().map(close).collect::<Result<_, _>>()? })
+    }
+
+    fn many(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
+        let order = self.order_of_many();
         let ask = |order: &CloseManyOrder| admin.done::<CloseAnswer>(Method::POST, paths::SOCKETS_CLOSE, Some(order));
         if self.dry_run || !self.yes {
             let would = ask(&CloseManyOrder { dry_run: true, ..order.clone() })?;
@@ -118,7 +141,7 @@ enum CloseOutcome {
 
 /// Asks for confirmation, since a typing error could end thousands of sessions; without a terminal, `--yes` is
 /// required.
-fn confirm(matched: usize) -> Result<(), RemoteError> {
+pub(crate) fn confirm(matched: usize) -> Result<(), RemoteError> {
     let sockets = counted(matched as u64, "socket");
     if !std::io::stdin().is_terminal() {
         return Err(RemoteError::new(&format!("{sockets} would be closed: add --yes")));
@@ -137,13 +160,7 @@ fn confirm(matched: usize) -> Result<(), RemoteError> {
 fn follow(admin: &AdminClient, said: &mut CloseAnswer) -> Result<(), RemoteError> {
     let mut out = Progress::new();
     while let Some(closing) = &said.closing {
-        let (left, matched) = (closing.left, closing.matched);
-        let ends = match out.is_terminal() {
-            true => format!(", the last one within {}", span(closing.ends_in_s)),
-            false => String::new(),
-        };
-        let done = matched.saturating_sub(left) as u64;
-        out.show(done, matched as u64, format!("{left} of {} left{ends}", counted(matched as u64, "socket")));
+        let left = show(&mut out, closing);
         if left == 0 {
             break;
         }
@@ -162,6 +179,18 @@ fn follow(admin: &AdminClient, said: &mut CloseAnswer) -> Result<(), RemoteError
     Ok(())
 }
 
+/// Shows the progress of a closing; returns how many sockets are left.
+pub(crate) fn show(out: &mut Progress, closing: &ClosingView) -> usize {
+    let (left, matched) = (closing.left, closing.matched);
+    let ends = match out.is_terminal() {
+        true => format!(", the last one within {}", span(closing.ends_in_s)),
+        false => String::new(),
+    };
+    let done = matched.saturating_sub(left) as u64;
+    out.show(done, matched as u64, format!("{left} of {} left{ends}", counted(matched as u64, "socket")));
+    left
+}
+
 fn told(said: &CloseOutcome) -> String {
     match said {
         CloseOutcome::Each { closed } => closed.iter().map(|one| format!("closing {}\n", one.id)).collect(),
@@ -169,7 +198,7 @@ fn told(said: &CloseOutcome) -> String {
     }
 }
 
-fn told_of_many(said: &CloseAnswer) -> String {
+pub(crate) fn told_of_many(said: &CloseAnswer) -> String {
     let count = |count: usize, what| counted(count as u64, what);
     let what = format!("{}, {}", count(said.tunnels, "tunnel"), count(said.polling, "polling session"));
     match &said.closing {

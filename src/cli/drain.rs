@@ -6,13 +6,14 @@ use clap::Args;
 use hyper::Method;
 use serde::Serialize;
 
+use super::fleet_wide::{self, FleetArgs};
 use super::progress::Progress;
 use super::remote::{AdminClient, NO_BODY, RemoteArgs, RemoteError};
 use super::table::{counted, span};
 use crate::admin::api::{DrainView, GraceOrder, WorkerView, WorkersAnswer, paths};
 
 /// Interval between two queries of a drain's progress.
-const DRAIN_POLL: Duration = Duration::from_millis(500);
+pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(500);
 
 /// The worker that a command applies to.
 #[derive(Debug, Args)]
@@ -20,6 +21,9 @@ pub struct WorkerTarget {
     /// Worker as shown by `stickyd workers`, such as app/w7 or app/127.0.0.1:3001
     #[arg(value_name = "UPSTREAM/WORKER", value_parser = worker)]
     pub worker: (String, String),
+    /// The worker at every stickyd of the fleet.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -41,17 +45,21 @@ impl WorkerTarget {
     }
 
     fn tell(&self, word: &str) -> u8 {
+        if self.everywhere.fleet {
+            return self.asking.finish_fleet(fleet_wide::drain::say(self, word));
+        }
         let said = self.asking.remote.find().and_then(|admin| self.say(&admin, word, NO_BODY));
         self.asking.finish(said, told)
     }
 
-    fn is(&self, one: &WorkerView) -> bool {
+    /// Whether this is the worker that the command applies to.
+    pub(crate) fn is(&self, one: &WorkerView) -> bool {
         let (upstream, worker) = &self.worker;
         one.upstream == *upstream && (one.worker == *worker || one.address == *worker)
     }
 }
 
-fn told(said: &WorkerView) -> String {
+pub(crate) fn told(said: &WorkerView) -> String {
     let name = format!("{}/{}", said.upstream, said.worker);
     let Some(DrainView { sessions_left, ends_in_s, .. }) = said.drain else {
         return format!("{name} is {}\n", said.admin);
@@ -119,6 +127,9 @@ impl DrainCommand {
     pub fn run(&self) -> u8 {
         let asking = &self.target.asking;
         let order = self.grace.clone().map(|grace| GraceOrder { grace: Some(grace) });
+        if self.target.everywhere.fleet {
+            return asking.finish_fleet(fleet_wide::drain::drain(self, order.as_ref()));
+        }
         let said = asking.remote.find().and_then(|admin| {
             let said = self.target.say(&admin, "drain", order.as_ref())?;
             if self.wait { self.follow(&admin, said) } else { Ok(said) }
@@ -157,7 +168,7 @@ impl DrainCommand {
     }
 }
 
-fn show(out: &mut Progress, drain: &DrainView) {
+pub(crate) fn show(out: &mut Progress, drain: &DrainView) {
     let left = drain.sessions_left;
     let start = drain.sessions_at_start.max(left);
     let ends = drain.ends_in_s.filter(|_| out.is_terminal());

@@ -15,6 +15,7 @@ mod emit;
 mod events;
 mod explain;
 mod fleet;
+mod fleet_wide;
 mod follow;
 mod import;
 mod label;

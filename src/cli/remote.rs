@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use super::admin_client::{AdminClient, NO_BODY, RemoteError};
+use super::fleet_wide::FleetText;
 use super::{FILE, quick};
 use crate::config::{self, AdminAddress};
 use crate::printable::{printable_json, printable_lines};
@@ -64,6 +65,24 @@ impl RemoteArgs {
     /// Prints an answer or an error; returns the exit code, 0 or 1.
     pub(crate) fn finish<T: Serialize>(&self, said: Result<T, RemoteError>, words: impl FnOnce(&T) -> String) -> u8 {
         print(said.map(|said| if self.json { pretty(&said) } else { words(&said) }))
+    }
+}
+
+impl RemoteArgs {
+    /// Prints what the stickyds of a fleet answered, and who did not; returns the exit code, 1 if an answer is missing.
+    /// With `--json` a missing answer is also said on standard error.
+    pub(super) fn finish_fleet(&self, said: Result<FleetText, RemoteError>) -> u8 {
+        let is_partial = said.as_ref().is_ok_and(|said| said.said.is_partial());
+        let text = said.map(|FleetText { said, text }| match self.json {
+            true => {
+                if is_partial {
+                    let _ = io::stderr().write_all(printable_lines(&said.summary()).as_bytes());
+                }
+                pretty(&said)
+            }
+            false => text + &said.summary(),
+        });
+        print(text).max(u8::from(is_partial))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::fleet_wide::{self, FleetArgs};
 use super::remote::RemoteArgs;
 use super::table::{Column, TableArgs, bytes, cell, list, span, table};
 use crate::admin::api::{LegView, SocketView, SocketsAnswer, WayView, paths};
@@ -9,6 +10,9 @@ use crate::admin::api::{LegView, SocketView, SocketsAnswer, WayView, paths};
 /// Heading of the filters in the help of a command. It is set for each of them: a heading for all that follows would
 /// also stand above the options that come after the filters.
 const FILTERS: &str = "Filters";
+
+/// Number of sockets to show, unless the command says it.
+const USUAL: u32 = 100;
 
 /// Filters that select sockets; a socket must match all that are given.
 #[derive(Debug, Clone, Default, Args)]
@@ -72,7 +76,8 @@ impl Filters {
 /// Arguments of `stickyd sockets`.
 #[derive(Debug, Args)]
 pub struct SocketsCommand {
-    /// Id of one socket to show in detail
+    /// Id of one socket to show in detail; with --fleet it may have the name of its stickyd, such as
+    /// edge-1/k3v9q0d2m7xa
     #[arg(value_name = "ID")]
     pub id: Option<String>,
     /// Filters that select the sockets.
@@ -81,12 +86,15 @@ pub struct SocketsCommand {
     /// Sort order: connected, idle, worker, id, messages, bytes, messages_up, …; a leading - reverses it
     #[arg(long, value_name = "ORDER", default_value = "connected", allow_hyphen_values = true)]
     pub sort: String,
-    /// Maximum number of sockets to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub limit: u32,
+    /// Maximum number of sockets to show [default: 100, or 1000 with --fleet]
+    #[arg(long, value_name = "NUMBER")]
+    pub limit: Option<u32>,
     /// Number of sockets to skip
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub offset: u64,
+    /// Sockets of the whole fleet.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Form of the table.
     #[command(flatten)]
     pub tables: TableArgs,
@@ -98,15 +106,23 @@ pub struct SocketsCommand {
 impl SocketsCommand {
     /// Runs the command and returns the exit code.
     pub fn run(&self) -> u8 {
+        if self.everywhere.fleet {
+            let said = self.asking.remote.find().and_then(|admin| match &self.id {
+                Some(id) => fleet_wide::sockets::details(id, &admin),
+                None => fleet_wide::sockets::list(self, &admin),
+            });
+            return self.asking.finish_fleet(said);
+        }
+        let limit = self.limit.unwrap_or(USUAL).into();
         match &self.id {
             Some(id) => self.asking.show(&paths::socket(id), one),
-            None => self.asking.show(&self.path(), |said| sockets(said, self.tables.width())),
+            None => self.asking.show(&self.path(limit, self.offset), |said| sockets(said, self.tables.width())),
         }
     }
 
-    fn path(&self) -> String {
-        let paging =
-            [("sort", self.sort.clone()), ("limit", self.limit.to_string()), ("offset", self.offset.to_string())];
+    /// The path of the API for a page of the sockets that match.
+    pub(crate) fn path(&self, limit: u64, offset: u64) -> String {
+        let paging = [("sort", self.sort.clone()), ("limit", limit.to_string()), ("offset", offset.to_string())];
         let paging = paging.map(|(name, value)| (name.to_owned(), value));
         paths::with_query(paths::SOCKETS, self.filters.given().into_iter().chain(paging))
     }
@@ -124,6 +140,16 @@ fn sockets(said: &SocketsAnswer, width: Option<u16>) -> String {
 
 /// Formats sockets as a table, one row per socket.
 pub(crate) fn rows<'a>(all: impl Iterator<Item = &'a SocketView> + Clone, width: Option<u16>) -> String {
+    table_of(all.map(|one| (None, one)), width)
+}
+
+/// Formats sockets of several stickyds as a table, one row per socket.
+pub(crate) fn rows_at(all: &[(String, SocketView)], width: Option<u16>) -> String {
+    table_of(all.iter().map(|(at, one)| (Some(at), one)), width)
+}
+
+/// Formats sockets, with the stickyd of each if it is given.
+fn table_of<'a>(all: impl Iterator<Item = (Option<&'a String>, &'a SocketView)> + Clone, width: Option<u16>) -> String {
     const HEAD: [Column; 12] = [
         Column::text("ID", 0),
         Column::text("UPSTREAM", 5),
@@ -138,10 +164,14 @@ pub(crate) fn rows<'a>(all: impl Iterator<Item = &'a SocketView> + Clone, width:
         Column::amount("BYTES UP", 9),
         Column::amount("BYTES DOWN", 8),
     ];
-    let labelled = all.clone().any(|one| !one.labels.is_empty());
-    let head: Vec<_> = HEAD.into_iter().chain(labelled.then_some(Column::text("LABELS", 3))).collect();
-    let line = |one| row(one).into_iter().chain(labelled.then(|| labels(one))).collect();
-    table(&head, &all.map(line).collect::<Vec<_>>(), width)
+    let labelled = all.clone().any(|(_, one)| !one.labels.is_empty());
+    let is_of_fleet = all.clone().any(|(at, _)| at.is_some());
+    let stickyd = is_of_fleet.then_some(Column::text("STICKYD", 0));
+    let head = stickyd.into_iter().chain(HEAD).chain(labelled.then_some(Column::text("LABELS", 3)));
+    let line = |(at, one): (Option<&String>, &SocketView)| {
+        at.cloned().into_iter().chain(row(one)).chain(labelled.then(|| labels(one))).collect()
+    };
+    table(&head.collect::<Vec<_>>(), &all.map(line).collect::<Vec<_>>(), width)
 }
 
 fn row(one: &SocketView) -> Vec<String> {

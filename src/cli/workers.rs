@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use hyper::Method;
 
+use super::fleet_wide::{self, FleetArgs};
 use super::remote::{NO_BODY, RemoteArgs};
 use super::spawned::RestartCommand;
 use super::table::{Column, TableArgs, bytes, cell, span, table};
@@ -19,6 +20,9 @@ pub struct WorkersCommand {
     /// Only workers of this upstream
     #[arg(value_name = "UPSTREAM")]
     pub upstream: Option<String>,
+    /// Workers as all stickyds of the fleet see them.
+    #[command(flatten)]
+    pub everywhere: FleetArgs,
     /// Form of the table.
     #[command(flatten)]
     pub tables: TableArgs,
@@ -45,6 +49,11 @@ impl WorkersCommand {
             return restart.run();
         }
         let only = self.upstream.as_deref();
+        if self.everywhere.fleet {
+            let said = self.asking.remote.find();
+            let said = said.and_then(|admin| fleet_wide::workers::list(&admin, only, self.tables.width()));
+            return self.asking.finish_fleet(said);
+        }
         self.asking.show(paths::WORKERS, |said| {
             // A stickyd of an earlier version does not know this path; it starts no workers.
             let admin = self.asking.remote.find();
@@ -142,7 +151,7 @@ fn unresolved(name: &NameView) -> String {
 }
 
 /// Returns the reasons why a worker is not up, not ready or ejected.
-fn reasons(worker: &WorkerView) -> Vec<String> {
+pub(crate) fn reasons(worker: &WorkerView) -> Vec<String> {
     let at = format!("{}/{}", worker.upstream, worker.worker);
     let mut all = Vec::new();
     if worker.health != "up" || worker.check.as_ref().is_some_and(|check| check.failed_in_a_row > 0) {

@@ -40,6 +40,8 @@ pub struct Fleet {
     pub lookup_timeout: Duration,
     /// Whether pins are shared; default true.
     pub pins: bool,
+    /// Whether this stickyd does what operators order over the fleet; default true.
+    pub control: bool,
     /// Whether the bus reaches the workers of the other stickyds; default true.
     pub bus: bool,
 }
@@ -95,6 +97,7 @@ pub(crate) fn read(
     let prefix = section.text("prefix", "a word such as \"stickyd\"").and_then(|text| prefix(context, text));
     let lookup_timeout = section.take("lookup_timeout").and_then(|item| values::duration(item, LOOKUPS));
     let pins = section.take("pins").and_then(ConfigItem::boolean).unwrap_or(true);
+    let control = section.take("control").and_then(ConfigItem::boolean).unwrap_or(true);
     let bus = section.take("bus").and_then(ConfigItem::boolean).unwrap_or(true);
     section.finish();
     upstreams.iter().for_each(|read| have_names(context, read));
@@ -105,6 +108,7 @@ pub(crate) fn read(
         prefix: prefix.unwrap_or_else(|| "stickyd".to_owned()),
         lookup_timeout: lookup_timeout.unwrap_or(Duration::from_millis(20)),
         pins,
+        control,
         bus,
     })
 }

@@ -124,6 +124,7 @@ fn or_server_error(reply: RedisResult<Value>) -> RedisResult<Value> {
 }
 
 /// Opens connections to one address.
+#[derive(Clone)]
 pub(crate) struct Connector {
     pub(crate) address: RedisAddress,
     pub(crate) tls: RedisTls,

@@ -26,6 +26,9 @@ const SKEW_MS: i64 = 2_000;
 pub struct Summary {
     /// Fingerprint of the affinity rules of each upstream.
     pub affinity: BTreeMap<String, String>,
+    /// Whether it does what operators order over the fleet.
+    #[serde(default = "obeys")]
+    pub control: bool,
     /// Pins that were found in Redis.
     pub found: u64,
     /// Pins that were looked up in Redis.
@@ -50,6 +53,11 @@ pub struct Summary {
     pub workers: Vec<SeenWorker>,
     /// Changes of pins that it wrote to Redis.
     pub written: u64,
+}
+
+/// What a summary without this field means.
+fn obeys() -> bool {
+    true
 }
 
 /// A worker as one stickyd sees it.
@@ -84,7 +92,7 @@ impl FleetMember {
 
 /// Shows this stickyd, and reads all that have shown themselves; `None` if Redis does not answer.
 pub(super) async fn exchange(fleet: &Fleet, summary: &Summary) -> Option<Vec<FleetMember>> {
-    let now_s = redis_time(fleet).await?;
+    let now_s = redis_us(fleet).await? / 1_000_000;
     let summary = Summary { skew_ms: fleet.skew_ms(), ..summary.clone() };
     let list = fleet.control_name("members");
     let own = fleet.control_name(&format!("m:{:016x}", fleet.node));
@@ -116,15 +124,15 @@ pub(super) async fn exchange(fleet: &Fleet, summary: &Summary) -> Option<Vec<Fle
     Some(members)
 }
 
-/// Asks Redis for its time in seconds, and remembers how far this machine's clock is from it.
-async fn redis_time(fleet: &Fleet) -> Option<i64> {
+/// Asks Redis for its time in microseconds, and remembers how far this machine's clock is from it.
+pub(super) async fn redis_us(fleet: &Fleet) -> Option<i64> {
     let Some(Value::Array(time)) = fleet.ask(vec![cmd("TIME")]).await?.pop() else { return None };
     let numbers: Vec<i64> = time.iter().filter_map(number).collect();
     let [seconds, micros] = *numbers.as_slice() else { return None };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let redis_ms = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
-    fleet.skew_ms.store(redis_ms.saturating_sub(i64::try_from(now.as_millis()).unwrap_or(0)), Relaxed);
-    Some(seconds)
+    let redis_us = seconds.saturating_mul(1_000_000).saturating_add(micros);
+    fleet.skew_ms.store((redis_us / 1_000).saturating_sub(i64::try_from(now.as_millis()).unwrap_or(0)), Relaxed);
+    Some(redis_us)
 }
 
 fn number(value: &Value) -> Option<i64> {

@@ -6,19 +6,24 @@
 //!
 //! One thread talks to all Redis servers. Data threads hand changes to bounded queues and go on; only a request of an
 //! unknown session waits, for at most `lookup_timeout`, and not at all once Redis has failed a few times (`circuit`).
-//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::fleet`).
+//! Left out: what a summary contains (`server::fleet`), and what orders do (`admin::orders`).
 
+mod acl;
 mod channel;
 mod circuit;
 pub(crate) mod connect;
+pub(crate) mod control;
 pub(crate) mod members;
+mod pending;
 mod pin;
 mod queue;
 mod seal;
 mod shard;
+pub(crate) mod states;
 mod store;
+pub(crate) mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -37,9 +42,11 @@ use crate::keys::Key;
 use crate::keys::derive::{derive, first};
 use crate::locks::lock;
 use crate::metrics::FleetSeries;
+pub(crate) use acl::acl;
 pub(crate) use channel::FleetMessage;
 use channel::{Channels, MessageStamp};
 use connect::Connector;
+use control::KeptAnswers;
 use members::{FleetMember, Summary};
 pub(crate) use pin::SharedPin;
 use queue::{Lookup, PinChange, Question, Write};
@@ -48,6 +55,7 @@ use shard::Driver;
 pub(crate) use shard::Shard;
 use store::Store;
 pub(crate) use store::StoreFault;
+use users::UserPlaces;
 
 /// Time that an operator's question waits for Redis.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -69,10 +77,14 @@ pub(crate) struct Fleet {
     channels: Channels,
     /// What is stored in the Redis for later.
     store: Store,
+    users: UserPlaces,
+    kept_answers: KeptAnswers,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
     skew_ms: AtomicI64,
+    /// Told when the members have been read.
+    seen: Notify,
     /// Cancelled wake-ups of the heartbeat: a Redis was reached again.
     connected: Arc<Notify>,
 }
@@ -97,8 +109,11 @@ impl Fleet {
             shards,
             channels: Channels::default(),
             store: Store::default(),
+            users: UserPlaces::default(),
+            kept_answers: KeptAnswers::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
+            seen: Notify::new(),
             connected: Arc::default(),
         })
     }
@@ -263,7 +278,33 @@ impl Fleet {
         let read = members::exchange(self, summary).await;
         let answered = read.is_some();
         *lock(&self.members) = read.unwrap_or_else(|| vec![FleetMember::own(self.node, summary.clone())]);
+        self.seen.notify_one();
         answered
+    }
+
+    /// Waits until the members have been read anew.
+    pub(crate) async fn members_seen(&self) {
+        self.seen.notified().await;
+    }
+
+    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
+    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
+        let mut found = HashMap::new();
+        let members = lock(&self.members);
+        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
+            for worker in &summary.workers {
+                let place = (worker.upstream.clone(), worker.name.clone());
+                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
+                *sessions = sessions.saturating_add(worker.sessions);
+                *stickyds = stickyds.saturating_add(1);
+            }
+        }
+        found
+    }
+
+    /// Time of the Redis in microseconds, asked now; `None` if it does not answer.
+    pub(crate) async fn redis_us(&self) -> Option<i64> {
+        members::redis_us(self).await
     }
 
     // ---- messages ----
@@ -298,11 +339,7 @@ impl Fleet {
     }
 
     /// Time by the clock of the Redis, in milliseconds since 1970.
-    pub(crate) fn now_ms(&self) -> i64 {
-        self.fleet_ms()
-    }
-
-    fn fleet_ms(&self) -> i64 {
+    pub(crate) fn fleet_ms(&self) -> i64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         i64::try_from(now.as_millis()).unwrap_or(i64::MAX).saturating_add(self.skew_ms())
     }
@@ -324,6 +361,8 @@ impl Fleet {
                 lookup_timeout: self.settings.lookup_timeout,
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
+                read_refused: None,
+                is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }
@@ -331,11 +370,16 @@ impl Fleet {
         let fleet = self.clone();
         let beat = async move {
             loop {
-                fleet.show(&summary()).await;
-                let _ = timeout(HEARTBEAT, fleet.connected.notified()).await;
+                if fleet.show(&summary()).await {
+                    fleet.users.shown();
+                }
+                if timeout(HEARTBEAT, fleet.connected.notified()).await.is_ok() {
+                    fleet.users.rejoin();
+                }
             }
         };
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(beat));
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(users::upkeep::keep(self.clone())));
         let control = self
             .settings
             .redis
@@ -350,14 +394,4 @@ impl Fleet {
         tasks.close();
         let _ = timeout(Duration::from_secs(1), tasks.wait()).await;
     }
-}
-
-/// The rights that a user needs in Redis, as a line for its `users.acl`, with `>PASSWORD` to be replaced.
-pub(crate) fn acl(user: &str, prefix: &str) -> String {
-    format!(
-        "user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all +get +set +del +mget +expire \
-         +zadd +zrange +zremrangebyscore +publish +subscribe +unsubscribe +ping +info +time +hello +auth \
-         +select +cluster|slots +asking +role{}",
-        store::RIGHTS
-    )
 }

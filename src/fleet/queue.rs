@@ -15,6 +15,9 @@ const MOST_MESSAGES: usize = 8 << 20;
 /// Maximum number of lookups that wait; more are answered at once as if the pin was unknown.
 const MOST_LOOKUPS: usize = 16_384;
 
+/// Maximum number of questions about users that wait.
+const MOST_QUESTIONS: usize = 4_096;
+
 /// Maximum number of commands that are sent together.
 const BATCH: usize = 512;
 
@@ -28,6 +31,30 @@ pub(crate) enum Write {
     Forget(String),
     /// Publishes a sealed message on a channel.
     Publish(String, Vec<u8>),
+    /// Adds an entry to the list of a user's sockets.
+    Enter(PlaceEntry),
+    /// Removes an entry from the list of a user's sockets.
+    Leave(LostEntry),
+    /// Notes that the client of a session owes a CONNECT packet.
+    Owes(String),
+    /// Keeps the list of a user's sockets for longer.
+    Keep(String),
+}
+
+/// An entry of the list of a user's sockets.
+pub(crate) struct PlaceEntry {
+    pub(crate) name: String,
+    pub(crate) member: Vec<u8>,
+    /// Told how long the list is with it.
+    pub(crate) done: Option<oneshot::Sender<usize>>,
+}
+
+/// An entry that is to be removed.
+pub(crate) struct LostEntry {
+    pub(crate) name: String,
+    pub(crate) member: Vec<u8>,
+    /// How often it is removed at most; 0: wherever it stands.
+    pub(crate) times: usize,
 }
 
 /// A pin, sealed only when it is sent, so that the caller need not do it.
@@ -88,6 +115,15 @@ impl Queue {
         let dropped = self.writes.len() >= MOST_WRITES && self.take_write().is_some();
         self.writes.push_back(write);
         dropped
+    }
+
+    /// Adds a question; `false` if too many wait. The asker then learns at once that there is no answer.
+    pub(crate) fn ask(&mut self, question: Question) -> bool {
+        let has_room = self.questions.len() < MOST_QUESTIONS;
+        if has_room {
+            self.questions.push_back(question);
+        }
+        has_room
     }
 
     /// Takes what is sent next.

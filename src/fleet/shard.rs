@@ -25,7 +25,8 @@ pub(crate) struct ShardHealth {
     pub(crate) state: &'static str,
     /// Last error in words, with what to do.
     pub(crate) error: Option<String>,
-    pub(crate) evicted: u64,
+    /// Number of keys that the Redis has evicted since its start, as of the last look; `None` before the first one.
+    pub(crate) evicted: Option<u64>,
     /// Latencies of batches in microseconds, the newest overwriting the oldest.
     latencies: Vec<u32>,
     next: usize,
@@ -98,7 +99,12 @@ impl Shard {
     /// Counts a use of this Redis: whether a request or a batch got its reply in time.
     pub(crate) fn used(&self, failed: bool) {
         if lock(&self.circuit).count(failed, Instant::now()) && self.usable.swap(false, Relaxed) {
-            lock(&self.health).state = "open";
+            let mut health = lock(&self.health);
+            // A refused right is the reason, and says more.
+            if health.state != "auth" {
+                health.state = "open";
+            }
+            drop(health);
             tracing::warn!(redis = %self.shown, "the fleet's Redis does not answer in time: requests go on without it");
             self.wake.notify_one();
         }

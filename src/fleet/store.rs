@@ -21,10 +21,6 @@ use super::shard::{Driver, Shard};
 use super::{Fleet, QUESTION};
 use crate::config::RedisPlace;
 
-/// Rights for what is stored, beyond those for everything else.
-pub(super) const RIGHTS: &str =
-    " +multi +exec +rpush +lpop +lrem +llen +lrange +lindex +incrby +decrby +zrem +zcard +zscore";
-
 /// Maximum number of questions that wait for the connection.
 const WAITING: usize = 4_096;
 
@@ -159,6 +155,8 @@ pub(super) async fn drive(fleet: Arc<Fleet>, stop: CancellationToken) {
         lookup_timeout: fleet.settings.lookup_timeout.max(Duration::from_millis(100)),
         said: BTreeMap::new(),
         connected: fleet.store.connected.clone(),
+        read_refused: None,
+        is_replica: false,
     };
     let tell = async {
         loop {

@@ -13,17 +13,21 @@ use super::families::{Families, Family, value};
 const LOOKUPS: [&str; 8] = ["hit", "miss", "timeout", "open", "wrong", "unknown_worker", "bad_seal", "ended"];
 
 /// Kinds of errors of Redis.
-const ERRORS: [&str; 9] =
-    ["timeout", "connection", "auth", "readonly", "oom", "loading", "misconf", "clusterdown", "other"];
+const ERRORS: [&str; 10] =
+    ["timeout", "connection", "auth", "readonly", "oom", "evicted", "loading", "misconf", "clusterdown", "other"];
 
 /// Results of messages among stickyds.
 const MESSAGES: [&str; 4] = ["sent", "received", "dropped", "bad_seal"];
+
+/// Results of checks of a user's sockets.
+const USERS: [&str; 3] = ["within", "over", "unknown"];
 
 /// Counters of the fleet.
 pub(crate) struct FleetSeries {
     lookups: IntCounterVec,
     errors: IntCounterVec,
     messages: IntCounterVec,
+    users: IntCounterVec,
     pub(crate) writes: IntCounter,
     pub(crate) writes_failed: IntCounter,
     pub(crate) writes_dropped: IntCounter,
@@ -44,6 +48,9 @@ impl FleetSeries {
                 "Errors of the fleet's Redis, by kind.", &["kind"], r)?,
             messages: counters!("stickyd_fleet_messages_total",
                 "Messages among the stickyds of the fleet, by result.", &["result"], r)?,
+            users: counters!("stickyd_fleet_user_checks_total",
+                "Checks of the number of sockets that a user has on all stickyds, by result: within the limit, over \
+                 it, unknown (the Redis did not answer in time, so that the own count holds).", &["result"], r)?,
             writes: writes.with_label_values(&["ok"]),
             writes_failed: writes.with_label_values(&["failed"]),
             writes_dropped: writes.with_label_values(&["dropped"]),
@@ -54,6 +61,7 @@ impl FleetSeries {
         LOOKUPS.iter().for_each(|result| all.lookups.with_label_values(&[*result]).inc_by(0));
         ERRORS.iter().for_each(|kind| all.errors.with_label_values(&[*kind]).inc_by(0));
         MESSAGES.iter().for_each(|result| all.messages.with_label_values(&[*result]).inc_by(0));
+        USERS.iter().for_each(|result| all.users.with_label_values(&[*result]).inc_by(0));
         Ok(Arc::new(all))
     }
 
@@ -74,6 +82,11 @@ impl FleetSeries {
 
     pub(crate) fn error(&self, kind: &'static str) {
         self.errors.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a check of a user's sockets, by a result of [`USERS`].
+    pub(crate) fn user_checked(&self, result: &'static str) {
+        self.users.with_label_values(&[result]).inc();
     }
 
     pub(crate) fn message(&self, result: &'static str) {

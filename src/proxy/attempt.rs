@@ -121,7 +121,7 @@ pub(crate) fn attempt(
                         own_connection::mark(job, &mut lease);
                     }
                     if !job.ask.is_poll() {
-                        worker.series.responded(sent.elapsed());
+                        worker.series.responded(lease.answered_at.duration_since(sent));
                     }
                     // A 101 is reported once it is checked (`upgrade::check`).
                     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

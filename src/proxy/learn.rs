@@ -304,6 +304,11 @@ fn pin(job: &Job, choice: &mut Choice, live: &LiveRule, born: &Born) {
     let seat = choice.seat.take().unwrap_or_else(|| choice.worker.session());
     live.series.learned.inc();
     if let Some(person) = job.person() {
+        if let Some(fleet) = shared.sessions.fleet().filter(|_| !person.is_admitted()) {
+            // The CONNECT packet may come to another stickyd.
+            person.share();
+            fleet.owes_connect(key);
+        }
         match job.ask.kind {
             RequestKind::Handshake => shared.admissions.begin(shared, key, job.client, person),
             _ => shared.admissions.remember(shared, key, job.client, person),

@@ -34,6 +34,7 @@ mod told_refusals;
 mod trailers;
 mod upgrade;
 mod upload;
+mod users;
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -73,6 +74,12 @@ where
     {
         let response = Box::new(refusal.answer(job, &request));
         read = Err(Rejection::ByAccess { response, client: job.client });
+    }
+    if let Ok(job) = &read
+        && let Some(user) = users::asked(job)
+        && let Err(rejection) = Box::pin(users::ask(job, user, &request)).await
+    {
+        read = Err(rejection);
     }
     let mut response = match read {
         Err(Rejection::Problem(problem)) => respond::problem(problem),

@@ -126,7 +126,8 @@ fn check_guards<B: Body>(
     let key = conn.thread.shared.sessions.keys.address(client.key());
     let own = told::authority(conn, request.headers(), host);
     let person = |key| conn.thread.shared.admissions.person(key);
-    let asked = guard::GuardedRequest { ask, client, own, key, now_ms: clock::now_ms(), person: &person };
+    let fleet = conn.thread.shared.sessions.fleet().map(|fleet| &**fleet);
+    let asked = guard::GuardedRequest { ask, client, own, key, now_ms: clock::now_ms(), fleet, person: &person };
     if let Some(session) = ToldSession::of(conn, found.upstream, request, ask, client) {
         return Err(match guard::check_told(found, request, &asked) {
             Ok(readable) => Rejection::ToldSession { session: session.readable(readable), client },
@@ -189,7 +190,7 @@ fn check_head<'r, B: Body>(conn: &Conn, request: &'r Request<B>) -> Result<&'r s
             host => Rejection::ToHttps { redirect, host: host.to_owned() },
         });
     }
-    if !conn.serves(route::bare(host)) {
+    if conn.tls.is_some() && !conn.serves(route::bare(host)) {
         return Err(Problem::Misdirected.into());
     }
     Ok(host)

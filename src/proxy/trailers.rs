@@ -9,7 +9,7 @@ use super::hop_fields::{is_hops_twin, is_identity, is_requests_hop, remove_where
 
 /// Removes the fields that belong into a head, where they are checked.
 pub(crate) fn clean(trailers: &mut HeaderMap) {
-    remove_where(trailers, is_of_the_head);
+    remove_where(trailers, |name| is_of_the_head(name.as_str()));
 }
 
 fn is_of_the_head(name: &str) -> bool {

@@ -176,7 +176,7 @@ impl OfflineQueues {
         let user = user(fleet, new.upstream, &new.terms.label, new.user)?;
         let keys = self.keys(fleet, new.upstream);
         let list = UserList::new(fleet, &keys, user);
-        let now_ms = fleet.now_ms();
+        let now_ms = fleet.fleet_ms();
         let id = new.id.unwrap_or_else(|| self.new_id());
         let keep = new.keep.unwrap_or(new.terms.keep).min(new.terms.keep);
         let expires_ms = now_ms.saturating_add(i64::try_from(keep.as_millis()).unwrap_or(i64::MAX));
@@ -303,7 +303,7 @@ impl OfflineQueues {
 
     /// A name for a message: the time and chance.
     pub(crate) fn new_id(&self) -> String {
-        let now_ms = self.fleet.as_ref().map_or(0, |fleet| fleet.now_ms());
+        let now_ms = self.fleet.as_ref().map_or(0, |fleet| fleet.fleet_ms());
         format!("{now_ms:011x}{:016x}", crate::random::u64())
     }
 

@@ -284,7 +284,7 @@ impl Postman {
 
     /// Sorts a page into what can be sent, what is over, and what is for another kind of socket.
     fn sort(&self, list: &UserList<'_>, page: Vec<Vec<u8>>, is_for: impl Fn(&QueuedMessage) -> bool) -> Batch {
-        let (now_ms, mut batch, mut bytes) = (self.fleet.now_ms(), Batch::default(), 0);
+        let (now_ms, mut batch, mut bytes) = (self.fleet.fleet_ms(), Batch::default(), 0);
         for raw in page {
             if message::expires_ms(&raw).is_some_and(|at| at <= now_ms) {
                 batch.expired.push(raw);

@@ -49,7 +49,7 @@ impl Postman {
     async fn sweep_one(&self, keys: &UpstreamKeys) -> Result<(), StoreFault> {
         list::settle(&self.fleet, keys).await?;
         loop {
-            let now_ms = self.fleet.now_ms();
+            let now_ms = self.fleet.fleet_ms();
             let users = list::overdue(&self.fleet, keys, now_ms).await?;
             for user in &users {
                 let list = UserList::new(&self.fleet, keys, *user);

@@ -18,12 +18,15 @@ use super::access::AccessGuard;
 use super::jwt::{HeadVerdict, JwtGuard};
 use super::live_keys::{self, LiveKeys, Now, Refused};
 use super::person::Person;
+use super::spent::{SpentRates, SpentTokens};
 use super::users::Users;
 use crate::affinity::ask::RequestFacts;
 use crate::client::Client;
 use crate::clock::Millis;
-use crate::config::guards::{Guards, Refuse, UserSource};
+use crate::config;
+use crate::config::guards::{Guards, OverLimit, Refuse, UserSource};
 use crate::config::labels::LabelRules;
+use crate::fleet::Fleet;
 use crate::jwt::{Claims, TokenFault};
 use crate::keys::{AddressHash, Key};
 use crate::metrics::GuardLabel;
@@ -48,6 +51,10 @@ pub struct RouteGuard {
     pub(crate) users: Option<Arc<Users>>,
     /// Guards that have to wait for their verdict; `None` if there are none.
     pub(crate) access: Option<Arc<AccessGuard>>,
+    /// What users have spent of its rates, for other stickyds.
+    pub(crate) spent: SpentRates,
+    /// Names the route, alike on all stickyds of a fleet.
+    scope: String,
     /// Hashes the names of users, for their rates.
     hasher: RandomState,
     /// Claims that the labels of the upstream read.
@@ -63,17 +70,20 @@ pub(crate) struct Passed {
     pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
     /// The session whose packets are to be judged.
     pub(crate) packets: Option<Key>,
+    /// The user of a handshake, if the fleet is to be asked whether it may have one more socket.
+    pub(crate) user: Option<String>,
 }
 
 impl RouteGuard {
     /// Creates the guard of a route, or `None` if it has none. The counts of the previous guard are kept if the rates
     /// are the same.
     pub(crate) fn follow(
-        guards: &Guards,
+        route: &config::Route,
         labels: &LabelRules,
         before: Option<&Arc<Self>>,
         known_keys: Option<&Arc<LiveKeys>>,
     ) -> Option<Arc<Self>> {
+        let guards = &route.guards;
         if *guards == Guards::default() {
             return None;
         }
@@ -85,9 +95,10 @@ impl RouteGuard {
         // After a change of the rates, every address starts with a full bucket.
         let limits = before.filter(|before| before.guards.rate == guards.rate).map(|before| before.limits.clone());
         let limits = limits.unwrap_or_else(|| Arc::new(RateLimits::new(guards.rate, SHARDS, ADDRESSES)));
+        let scope = format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path);
         let users = guards.users.as_ref().map(|limit| {
             let same = before.and_then(|before| before.users.clone()).filter(|users| users.limit() == limit);
-            same.unwrap_or_else(|| Users::new(limit.clone()))
+            same.unwrap_or_else(|| Users::new(limit.clone(), &scope))
         });
         let by = [guards.users.as_ref().map(|limit| &limit.by), guards.rate_by.as_ref()];
         let of_limits = by.into_iter().flatten().filter_map(UserSource::claim).map(str::to_owned);
@@ -95,12 +106,45 @@ impl RouteGuard {
         let jwt = guards.jwt.as_ref().map(|jwt| JwtGuard::new(jwt, wanted, known_keys));
         let access = AccessGuard::follow(guards, before.and_then(|before| before.access.as_ref()));
         let hasher = RandomState::new();
-        Some(Arc::new(Self { guards: guards.clone(), limits, jwt, users, access, hasher, label_claims }))
+        Some(Arc::new(Self {
+            guards: guards.clone(),
+            limits,
+            jwt,
+            users,
+            access,
+            spent: SpentRates::default(),
+            scope,
+            hasher,
+            label_claims,
+        }))
     }
 
     /// Whether the guard concerns tokens or users.
     pub(crate) fn knows_clients(&self) -> bool {
         self.jwt.is_some() || self.users.is_some()
+    }
+
+    /// Whether its rates count by user.
+    pub(crate) fn counts_users(&self) -> bool {
+        self.guards.rate_by.is_some()
+    }
+
+    /// Names its rates among the stickyds of a fleet.
+    pub(crate) fn rate_key(&self, fleet: &Fleet) -> [u8; 16] {
+        fleet.user_key("rates", &self.scope).to_bytes()
+    }
+
+    /// Takes tokens of a user that were spent on another stickyd.
+    pub(crate) fn charge(&self, user: AddressHash, spent: SpentTokens, now_ms: Millis) {
+        self.limits.charge(user, [spent.requests, spent.handshakes], now_ms);
+    }
+
+    /// The key by which a user's rates count: the same on all stickyds of a fleet.
+    fn bucket_of(&self, user: &str, fleet: Option<&Fleet>) -> AddressHash {
+        match fleet {
+            Some(fleet) => AddressHash::new(fleet.user_key(&self.scope, user).key().0),
+            None => AddressHash::new(self.hasher.hash_one(user)),
+        }
     }
 
     /// Whether tokens may come in packets.
@@ -160,6 +204,8 @@ pub(crate) struct GuardedRequest<'a> {
     pub key: AddressHash,
     /// The current time, in milliseconds ([`clock::now_ms`](crate::clock::now_ms)).
     pub now_ms: Millis,
+    /// The other stickyds, if this one is in a fleet.
+    pub fleet: Option<&'a Fleet>,
     /// Finds the client of a session that began through a guard here.
     pub person: &'a dyn Fn(Key) -> Option<Arc<Person>>,
 }
@@ -268,15 +314,16 @@ fn check_tokens<B>(
                 }
             }
         }
-        check_user(watch, found.upstream, request, asked, claims.as_ref(), handshake)?;
-        if is_own && watch.jwt.is_some() {
+        own.user = check_user(watch, found.upstream, request, asked, claims.as_ref(), handshake)?;
+        if is_own && (watch.jwt.is_some() || own.user.is_some()) {
             passed = Some(Box::new(own));
         }
     }
     Ok(passed)
 }
 
-/// Checks the rate of a request's user, and the number of its sockets.
+/// Checks the rate of a request's user, and the number of its sockets. Returns the user if its sockets on other
+/// stickyds matter, too.
 fn check_user<B>(
     watch: &RouteGuard,
     upstream: &Upstream,
@@ -284,23 +331,24 @@ fn check_user<B>(
     asked: &GuardedRequest<'_>,
     claims: Option<&Claims>,
     handshake: bool,
-) -> Result<(), GuardRefusal> {
+) -> Result<Option<String>, GuardRefusal> {
     if let Some(by) = &watch.guards.rate_by {
         let user = watch.user(by, upstream, request, claims);
-        let (key, labels) = match user {
-            Some(user) => {
-                let key = AddressHash::new(watch.hasher.hash_one(&user));
-                (key, [GuardLabel::UserRequests, GuardLabel::UserHandshakes])
-            }
+        let of_user = user.map(|user| watch.bucket_of(&user, asked.fleet));
+        let (key, labels) = match of_user {
+            Some(key) => (key, [GuardLabel::UserRequests, GuardLabel::UserHandshakes]),
             None => (asked.key, [GuardLabel::RateRequests, GuardLabel::RateHandshakes]),
         };
         take(upstream, &watch.limits, key, labels, asked, handshake)?;
-    }
-    if let Some(users) = watch.users.as_ref().filter(|_| handshake) {
-        let user = watch.user(&users.limit().by, upstream, request, claims);
-        if user.is_some_and(|user| users.is_full(&user)) {
-            return Err(GuardRefusal::TooMany(users.limit().refuse));
+        if of_user.is_some() && asked.fleet.is_some() {
+            watch.spent.note(key, handshake);
         }
     }
-    Ok(())
+    let refuses = |users: &&Arc<Users>| handshake && users.limit().over == OverLimit::Refuses;
+    let Some(users) = watch.users.as_ref().filter(refuses) else { return Ok(None) };
+    let user = watch.user(&users.limit().by, upstream, request, claims);
+    if user.as_ref().is_some_and(|user| users.is_full(user)) {
+        return Err(GuardRefusal::TooMany(users.limit().refuse));
+    }
+    Ok(user)
 }

@@ -12,6 +12,7 @@ mod host;
 pub(crate) mod jwt;
 pub(crate) mod live_keys;
 pub(crate) mod person;
+pub(crate) mod spent;
 pub(crate) mod users;
 
 use std::borrow::Cow;

@@ -29,8 +29,12 @@ pub(crate) struct Person {
     admitted: AtomicBool,
     /// Whether the session was found at a worker, and not made through this stickyd.
     found: bool,
+    /// Whether the packets of the session may come to other stickyds, too.
+    shared: AtomicBool,
     /// Whether the handshake had a good token of its own.
     by_handshake: bool,
+    /// Whether other stickyds were told that the client is admitted.
+    told: AtomicBool,
     /// The path at which its session lives, hashed.
     path: u64,
     /// The fault of the token in its handshake; `None` if there was none.
@@ -82,6 +86,21 @@ impl Person {
     /// Whether the session was found at a worker, and not made through this stickyd.
     pub(crate) fn is_found(&self) -> bool {
         self.found
+    }
+
+    /// Notes that the packets of the session may come to other stickyds, too.
+    pub(crate) fn share(&self) {
+        self.shared.store(true, Relaxed);
+    }
+
+    /// Whether packets of the session may have come to another stickyd.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.found || self.shared.load(Relaxed)
+    }
+
+    /// Whether other stickyds still have to be told that the client is admitted; true once.
+    pub(crate) fn take_untold(&self) -> bool {
+        !self.by_handshake && self.is_shared() && !self.told.swap(true, Relaxed)
     }
 
     /// Whether the session began through the guard of this stickyd, at this path. Its id then stands for a token, there

@@ -1,4 +1,5 @@
-//! The thread of the fleet, and the walk that keeps the pins of live sessions in Redis. Left out: Redis itself
+//! The thread of the fleet, the walk that keeps the pins of live sessions in Redis, and the sums of sessions over all
+//! stickyds. Left out: Redis itself
 //! (`crate::fleet`).
 
 use std::io;
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::CancellationToken;
 
+use super::user_rates;
 use crate::admin;
 use crate::affinity::pins::SHARDS;
 use crate::fleet::Fleet;
@@ -34,7 +36,9 @@ pub(crate) fn start(shared: &Arc<Shared>, stop: CancellationToken) -> io::Result
             let walking = stop.clone().run_until_cancelled_owned(walk(shared.clone()));
             let (all, queues) = (shared.clone(), shared.queues.clone());
             let delivering = queue::run(queues, stop.clone(), move || with_queues(&all));
-            tokio::join!(walking, delivering, fleet.run(stop, move || admin::fleet::summary(&shared)));
+            let adding = stop.clone().run_until_cancelled_owned(add_up(shared.clone()));
+            let rates = user_rates::keep(shared.clone(), stop.clone());
+            tokio::join!(walking, adding, rates, delivering, fleet.run(stop, move || admin::fleet::summary(&shared)));
         });
     });
     thread.map(Some)
@@ -57,6 +61,20 @@ async fn walk(shared: Arc<Shared>) {
             if let Some(fleet) = shared.sessions.fleet() {
                 renew(&shared, fleet, shard);
             }
+        }
+    }
+}
+
+/// Keeps the sums of sessions over all stickyds, by which new ones are placed.
+async fn add_up(shared: Arc<Shared>) {
+    let Some(fleet) = shared.sessions.fleet() else { return };
+    loop {
+        fleet.members_seen().await;
+        let mut elsewhere = fleet.sessions_elsewhere();
+        for worker in shared.snapshot.load().workers() {
+            let found = elsewhere.remove(&(worker.upstream.to_string(), worker.name.clone()));
+            let (sessions, stickyds) = found.unwrap_or_default();
+            worker.set_elsewhere(sessions, stickyds);
         }
     }
 }

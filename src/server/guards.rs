@@ -34,7 +34,9 @@ pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker, stop: Cancella
                 tasks.spawn_local(stop.clone().run_until_cancelled_owned(fetch));
             }
         }
-        admissions::close_due(&shared, now.ms);
+        for owing in admissions::close_due(&shared, now.ms) {
+            tasks.spawn_local(stop.clone().run_until_cancelled_owned(owing.close(shared.clone())));
+        }
         turn = turn.wrapping_add(1);
         if turn.is_multiple_of(LOOKS_PER_SWEEP) {
             shared.admissions.sweep(turn / LOOKS_PER_SWEEP);

@@ -15,6 +15,7 @@ mod lookout;
 mod sampler;
 mod start_error;
 mod stop;
+mod user_rates;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -10,10 +10,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::backend_labels::BackendLabels;
-use super::socket::{ASKED, GIVEN_UP, POSTED, Socket, TUNNEL};
+use super::socket::{ASKED, GIVEN_UP, LIVE, POSTED, Socket, TUNNEL};
 use super::{CloseOrder, Mailbag, SocketKind, Transport, lock};
 use crate::broadcast::{Fate, Posted};
 use crate::clock::Seconds;
+use crate::fleet::users::UserPlace;
 use crate::websocket::frames::Signal;
 use crate::websocket::round_trip::{Half, Quality, RoundTrips, Tenths};
 
@@ -33,6 +34,8 @@ pub(crate) struct Care {
     pub(super) labels: Option<Arc<BackendLabels>>,
     /// Part in the delivery of queued messages.
     mailbag: Option<Arc<Mailbag>>,
+    /// Place among the sockets of its user in the fleet.
+    place: Option<UserPlace>,
 }
 
 impl Care {
@@ -81,6 +84,21 @@ impl Socket {
 
     fn with_care<R>(&self, f: impl FnOnce(&mut Care) -> R) -> R {
         f(lock(&self.cold).care.get_or_insert_default())
+    }
+
+    /// Keeps the socket's place among those of its user, until the socket is over.
+    pub(crate) fn keep_place(&self, place: UserPlace) {
+        // The place before, if any, is left after the lock is released.
+        drop(self.with_care(|care| care.place.replace(place)));
+        if self.holders.load(Relaxed) & LIVE == 0 {
+            self.leave_place();
+        }
+    }
+
+    /// Leaves the place among the sockets of its user.
+    pub(crate) fn leave_place(&self) {
+        let place = lock(&self.cold).care.as_mut().and_then(|care| care.place.take());
+        drop(place);
     }
 
     /// Whether a tunnel carries the socket, or is being tried.

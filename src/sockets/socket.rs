@@ -26,7 +26,7 @@ use crate::websocket::round_trip::{Quality, RoundTrips};
 /// counted as opened.
 pub(super) const OWNER: u8 = 1;
 pub(crate) const TUNNEL: u8 = 2;
-const LIVE: u8 = 4;
+pub(super) const LIVE: u8 = 4;
 const COUNTED: u8 = 8;
 
 /// Bit of `transport`: the socket is counted among those that live on its transport. It is in the same number, so that
@@ -371,6 +371,7 @@ impl Socket {
             let codes = [self.up.code(), self.down.code()];
             self.worker.series.sockets.closed(self.transport(), codes, self.end_reason().unwrap_or(default), age_s);
         }
+        self.leave_place();
         if let Some(sockets) = self.common.sockets.upgrade() {
             sockets.remove(self);
         }

@@ -16,11 +16,13 @@ use crate::client::{Client, address_key};
 use crate::clock::{self, Millis};
 use crate::config::guards::{Refuse, UserSource};
 use crate::config::{CloseNotice, Limits};
+use crate::fleet::users::PlaceHolder;
 use crate::keys::Key;
 use crate::locks::lock;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys;
 use crate::route::person::{Person, PersonRefusal};
+use crate::route::users::{Counted, Users};
 use crate::sockets::{EndReason, Socket, Transport};
 use crate::websocket::frames::CloseCode;
 
@@ -119,13 +121,16 @@ impl Admissions {
 
 /// Applies to a new socket what its route's guard knows of its client: labels, the limit of its user, and the time at
 /// which it has to end. Applied again, it changes nothing of this.
-pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Person>>, socket: &Arc<Socket>) {
+pub(crate) fn settle(shared: &Arc<Shared>, watch: &RouteGuard, person: Option<&Arc<Person>>, socket: &Arc<Socket>) {
     if let Some(person) = person {
         if person.is_admitted() {
             socket.learn_claims(&|name| person.claim(name));
             mail_users::of_token(shared, person, socket);
             end_when_expired(shared, watch, person, socket);
-        } else if !person.is_found() {
+            if let Some(fleet) = shared.sessions.fleet().filter(|_| person.take_untold()) {
+                fleet.has_come(shared.sessions.key_of(socket));
+            }
+        } else if !person.is_found() || shared.sessions.fleet().is_some() {
             let at = person.set_deadline(clock::now_ms().saturating_add(CONNECTS_WITHIN));
             shared.admissions.wait_until(at, socket, DueReason::Admission(person.clone()));
         }
@@ -138,16 +143,63 @@ pub(crate) fn settle(shared: &Shared, watch: &RouteGuard, person: Option<&Arc<Pe
         }),
     };
     let Some(user) = user else { return };
-    for over in users.join(&user, socket) {
-        if let Some(upstream) = shared.snapshot.load().upstream(&over.worker().upstream) {
-            upstream.series().turned(crate::metrics::GuardLabel::Users);
+    match users.join(&user, socket) {
+        None => {}
+        Some(Counted::TooMany) => turn_out(shared, users, person, socket, true),
+        Some(Counted::In { over }) => {
+            over.iter().for_each(|over| turn_out(shared, users, None, over, false));
+            enter_fleet(shared, users, &user, person, socket);
         }
-        let is_new = Arc::ptr_eq(&over, socket);
-        if is_new && users.limit().refuse == Refuse::Told {
-            tell_too_many(shared, person, &over);
-        }
-        close(shared, &over, 4409, ToldReason::TooMany.code());
     }
+}
+
+/// Counts a socket among those that its user has on all stickyds.
+fn enter_fleet(
+    shared: &Arc<Shared>,
+    users: &Arc<Users>,
+    user: &str,
+    person: Option<&Arc<Person>>,
+    socket: &Arc<Socket>,
+) {
+    let Some(fleet) = shared.sessions.fleet() else { return };
+    let (user, terms) = users.in_fleet(fleet, user);
+    // Other stickyds may carry the same session. A WebSocket without a session id is on this one only.
+    let has_session = socket.key().is_some() || socket.with_texts(|sid, _| !sid.is_empty());
+    let session = has_session.then(|| shared.sessions.key_of(socket));
+    let (shared, socket_held) = (Arc::downgrade(shared), Arc::downgrade(socket));
+    let holder = CountedSocket { shared, users: users.clone(), person: person.cloned(), socket: socket_held };
+    if let Some(place) = fleet.enter(user, terms, session, Arc::new(holder)) {
+        socket.keep_place(place);
+    }
+}
+
+/// A socket that counts among those of its user in the fleet.
+struct CountedSocket {
+    shared: Weak<Shared>,
+    users: Arc<Users>,
+    person: Option<Arc<Person>>,
+    socket: Weak<Socket>,
+}
+
+impl PlaceHolder for CountedSocket {
+    fn give_way(&self, is_new: bool) {
+        if let (Some(shared), Some(socket)) = (self.shared.upgrade(), self.socket.upgrade()) {
+            turn_out(&shared, &self.users, self.person.as_ref(), &socket, is_new);
+        }
+    }
+}
+
+/// Closes a socket because its user has one too many. `is_new`: it is the one that came last.
+fn turn_out(shared: &Shared, users: &Users, person: Option<&Arc<Person>>, socket: &Arc<Socket>, is_new: bool) {
+    if let Some(upstream) = shared.snapshot.load().upstream(&socket.worker().upstream) {
+        upstream.series().turned(crate::metrics::GuardLabel::Users);
+    }
+    if is_new && users.limit().refuse == Refuse::Told {
+        tell_too_many(shared, person, socket);
+    }
+    // It no longer counts, however long its end takes.
+    socket.leave_place();
+    close(shared, socket, 4409, ToldReason::TooMany.code());
 }
 
 /// Lets the next answer to a new socket tell its client that its user has too many.
@@ -177,20 +229,43 @@ fn end_when_expired(shared: &Shared, watch: &RouteGuard, person: &Arc<Person>, s
     shared.admissions.wait_until(at, socket, DueReason::Expiry);
 }
 
-/// Closes the sockets whose time has come.
-pub(crate) fn close_due(shared: &Shared, now: Millis) {
+/// A socket that has to end unless its client was admitted by another stickyd.
+pub(crate) struct OwingSocket {
+    socket: Arc<Socket>,
+    person: Arc<Person>,
+}
+
+impl OwingSocket {
+    /// Closes the socket if Redis says that the CONNECT packet has come to no stickyd. Where it says nothing, the
+    /// session goes on: nothing of the client passes before that packet.
+    pub(crate) async fn close(self, shared: Arc<Shared>) {
+        let Some(fleet) = shared.sessions.fleet() else { return };
+        let owes = fleet.still_owes_connect(shared.sessions.key_of(&self.socket)).await;
+        if owes && !self.person.is_admitted() {
+            close(&shared, &self.socket, 1008, "token_missing");
+        }
+    }
+}
+
+/// Closes the sockets whose time has come. Returns those about which the fleet has to be asked.
+pub(crate) fn close_due(shared: &Shared, now: Millis) -> Vec<OwingSocket> {
+    let mut owing = Vec::new();
+    let has_fleet = shared.sessions.fleet().is_some();
     loop {
         let due = {
             let mut all = lock(&shared.admissions.due);
             if all.peek().is_none_or(|Reverse(first)| first.at > now) {
-                return;
+                return owing;
             }
             all.pop()
         };
-        let Some(Reverse(due)) = due else { return };
+        let Some(Reverse(due)) = due else { return owing };
         let Some(socket) = due.socket.upgrade().filter(|socket| socket.has_begun()) else { continue };
         match due.why {
             DueReason::Expiry => close(shared, &socket, 4401, "token_expired"),
+            DueReason::Admission(person) if !person.is_admitted() && has_fleet && person.is_shared() => {
+                owing.push(OwingSocket { socket, person });
+            }
             DueReason::Admission(person) if !person.is_admitted() => close(shared, &socket, 1008, "token_missing"),
             DueReason::Admission(_) => {}
         }

@@ -128,7 +128,7 @@ impl GlobalRules {
             let keys =
                 source.and_then(|wanted| keys.iter().find(|(source, _)| *source == wanted)).map(|(_, keys)| keys);
             let labels = config.upstreams.get(route.upstream).map(|upstream| upstream.labels.clone());
-            Guarded::new(route.clone(), RouteGuard::follow(&route.guards, &labels.unwrap_or_default(), old, keys))
+            Guarded::new(route.clone(), RouteGuard::follow(route, &labels.unwrap_or_default(), old, keys))
         };
         let routes = config.routes.iter().map(guarded).collect();
         let jwts = config.routes.iter().filter_map(|route| route.guards.jwt.as_ref());

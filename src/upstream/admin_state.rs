@@ -144,6 +144,15 @@ impl AdminControl {
         self.said.load(Relaxed) != NOTHING
     }
 
+    /// Returns the name of the state in the file.
+    pub fn file_word(&self) -> &'static str {
+        match self.file.load(Relaxed) {
+            0 => AdminState::Ready.word(),
+            1 => AdminState::Drain.word(),
+            _ => AdminState::Maint.word(),
+        }
+    }
+
     /// Whether the file no longer names the worker.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)

@@ -14,7 +14,7 @@ pub(crate) mod response_head;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderMap;
@@ -182,7 +182,8 @@ impl Lease {
 
     fn answered(mut self: Box<Self>, head: Head, rest: Bytes) -> ResponseAndLease {
         self.wait.end();
-        self.established.spoke(clock::now_ms());
+        self.answered_at = Instant::now();
+        self.established.spoke(clock::ms_at(self.answered_at));
         self.authenticates |= head.authenticates;
         self.idle_ms = self.idle_after(&head);
         let mut response = Response::new(Unread::new(head.length, rest));

@@ -6,6 +6,7 @@ pub(crate) mod connections;
 pub(crate) mod counts;
 pub(crate) mod diagnostics;
 pub(crate) mod eject;
+mod elsewhere;
 pub(crate) mod exchange;
 pub(crate) mod health;
 pub(crate) mod rate;

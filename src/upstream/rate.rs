@@ -8,7 +8,7 @@ use crate::clock::Millis;
 use crate::config::guards::{self, Rates};
 use crate::keys::AddressHash;
 use crate::locks::lock;
-use crate::rate_limit::{BucketTake, Buckets, TokenRate};
+use crate::rate_limit::{BucketTake, Buckets, Price, TokenRate};
 use crate::telemetry::say_full;
 
 /// The live rate limits of a route (per client address) or of an upstream (in total).
@@ -35,6 +35,15 @@ impl RateLimits {
             SharedBuckets((0..shards).map(|_| Mutex::new(Buckets::new(rate, buckets / shards))).collect())
         };
         Self { rates, requests: rates.requests.map(limit), handshakes: rates.handshakes.map(limit) }
+    }
+
+    /// Takes the tokens of requests and handshakes that were made elsewhere.
+    pub(crate) fn charge(&self, user: AddressHash, [requests, handshakes]: [u32; 2], now_ms: Millis) {
+        for (limit, count) in [(&self.requests, requests), (&self.handshakes, handshakes)] {
+            if let Some(limit) = limit.as_ref().filter(|_| count > 0) {
+                limit.charge(user, count, now_ms);
+            }
+        }
     }
 
     /// Takes the tokens that the request costs; the handshake's token first, because it is the scarcer one.
@@ -65,6 +74,14 @@ pub(crate) enum RateKind {
 }
 
 impl SharedBuckets {
+    /// Takes tokens even if there are none: up to a debt as large as the bucket, more is not charged.
+    fn charge(&self, user: AddressHash, count: u32, now_ms: Millis) {
+        let shard = usize::try_from(user.get() % self.0.len().max(1) as u64).unwrap_or(0);
+        if let Some(shard) = self.0.get(shard) {
+            let _ = lock(shard).pay(user.get(), Price { count, on_credit: true }, now_ms);
+        }
+    }
+
     fn take(&self, address: AddressHash, now_ms: Millis) -> Option<Duration> {
         let shard = usize::try_from(address.get() % self.0.len().max(1) as u64).unwrap_or(0);
         let mut buckets = lock(self.0.get(shard)?);

@@ -114,7 +114,7 @@ impl Upstream {
         let (total, weights) = (seating.seats.load(), seating.open_weight);
         drop(seating);
         let share = (total + 1).saturating_mul(u64::from(own)).div_ceil(weights.max(1));
-        u64::from(worker.sessions()) < share + share / 2 + RETURNS_ALWAYS
+        u64::from(worker.load()) < share + share / 2 + RETURNS_ALWAYS
     }
 
     fn pick(&self, seating: &mut Seating, key: &[u8], tried: &[WorkerSerial], now_s: Seconds) -> Option<&Arc<Worker>> {
@@ -226,7 +226,7 @@ impl Upstream {
         Seat {
             takes_new: takes(worker),
             weight: weight * self.part(worker, best),
-            load: worker.sessions(),
+            load: worker.load(),
             // Without a slow start, a worker far below the mean may have every new session until it has caught up.
             recent: if self.eject.slow_start_ms == 0 { 0 } else { worker.recent.count(now_s) },
         }

@@ -17,6 +17,7 @@ use super::connections::tls::Link;
 pub(crate) use super::counts::{Count, Established, SessionSeat};
 use super::diagnostics::{Notes, RefusalWindow};
 use super::eject::EjectionState;
+use super::elsewhere::Elsewhere;
 use super::restarts::Life;
 use super::ring::Recent;
 use super::session_ends::LATE_REQUESTS;
@@ -79,6 +80,8 @@ pub struct Worker {
     refusal: tokio::sync::Notify,
     pub(crate) life: Life,
     pub(crate) sessions: AtomicU32,
+    /// Sessions through other stickyds of the fleet.
+    elsewhere: Elsewhere,
     pub(crate) tunnels: AtomicU32,
     pub(crate) in_flight: AtomicU32,
     pub(crate) slow: SlowRequests,
@@ -118,6 +121,7 @@ impl Worker {
             refusal: tokio::sync::Notify::new(),
             life: Life::new(clock::now_ms()),
             sessions: AtomicU32::new(0),
+            elsewhere: Elsewhere::default(),
             tunnels: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
             slow: SlowRequests::default(),
@@ -273,6 +277,18 @@ impl Worker {
     /// Number of lives seen so far.
     pub fn generation(&self) -> u32 {
         self.life.generation()
+    }
+
+    /// Returns the number of sessions by which new ones are placed: those through all stickyds of the fleet.
+    pub fn load(&self) -> u32 {
+        self.elsewhere.load(self.sessions())
+    }
+
+    /// Sets how many sessions the worker has through this number of other stickyds.
+    pub(crate) fn set_elsewhere(&self, sessions: u64, stickyds: u32) {
+        if self.elsewhere.set(sessions, stickyds, self.sessions()) {
+            self.mark_moved();
+        }
     }
 
     /// Returns the number of live sessions: pins, tunnels that began as a WebSocket, and placements in progress.

@@ -90,6 +90,7 @@ fn typed(template: &str, status: u16, value: &Value) {
         paths::HISTORY => same::<api::HistoryAnswer>(value),
         paths::EXPLAIN => same::<api::ExplainAnswer>(value),
         paths::FLEET => same::<api::FleetAnswer>(value),
+        paths::FLEET_ORDERS => same::<api::FleetOrdersAnswer>(value),
         paths::LOG => same::<api::LogAnswer>(value),
         paths::LOGS => same::<api::LogsAnswer>(value),
         paths::NOTIFY => same::<api::notify::NotifyAnswer>(value),
@@ -258,6 +259,11 @@ fn every_answer_is_as_the_document_says() {
 
     // The fleet; a whole answer is checked in `tests/fleet/members.rs`.
     assert_eq!(api.get("/api/v1/fleet").0, 404);
+    let orders = "/api/v1/fleet/orders";
+    assert_eq!(api.get(&format!("{orders}?path=/api/v1/stats")).0, 404);
+    assert_eq!((api.get(orders).0, api.get(&format!("{orders}?x=1")).0), (422, 422));
+    let mut order = |body: &str| api.ask("post", orders, orders, body).0;
+    assert_eq!((order("{\"path\": \"/api/v1/broadcast\"}"), order("{}")), (404, 422));
 
     // The log level.
     assert_eq!(api.get("/api/v1/log").1, json!({"level": "info", "from": "environment", "file": "info"}));
@@ -342,7 +348,9 @@ fn every_answer_is_as_the_document_says() {
         "put /api/v1/sockets/by-sid/{sid} ",
     ];
     let here = described.filter(|answer| !elsewhere.iter().any(|other| answer.starts_with(other)));
-    let here = here.filter(|answer| answer != "get /api/v1/fleet 200");
+    // A stickyd with a fleet: `tests/fleet/`.
+    let of_fleet = ["fleet 200", "fleet/orders 200", "fleet/orders 409", "fleet/orders 503"];
+    let here = here.filter(|answer| !of_fleet.iter().any(|other| answer.ends_with(&format!("/api/v1/{other}"))));
     let unseen: Vec<String> = here.filter(|answer| !api.seen.contains(answer)).collect();
     let stopping = ["get /api/v1/notify 503", "post /api/v1/notify/test 503", "post /api/v1/reload 503"];
     assert_eq!(unseen, stopping, "only while stickyd stops");

@@ -36,7 +36,7 @@ impl Fleet {
         all["sockets"].as_array().unwrap_or_else(|| panic!("{all}")).clone()
     }
 
-    fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
+    pub(super) fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
         let request = format!(

@@ -8,7 +8,7 @@ use super::{Clients, Fleet};
 use crate::support::cluster::SECRET;
 use crate::support::proxy::Binary;
 use crate::support::redis::Redis;
-use crate::support::wait::wait_for;
+use crate::support::wait::{at_most, wait_for};
 
 /// A machine with two workers.
 async fn machine(name: &str, redis: &Redis) -> Fleet {
@@ -96,7 +96,11 @@ async fn without_redis_each_machine_is_as_alone() {
         assert_eq!(clients.ask(&format!("got {failure} 6")).await["total"], 6, "the clients of one machine");
         let count = |path: &str| one.workers[0].ask(path).as_array().map(Vec::len);
         assert_eq!([count("/fetch"), count("/ack?text=x"), count("/side?text=x")], [Some(6), Some(6), Some(1)]);
-        assert!(began.elapsed() < Duration::from_secs(5), "nothing waits for the other machine: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < at_most(Duration::from_secs(5)),
+            "nothing waits for the other machine: {:?}",
+            began.elapsed()
+        );
         if failure == "killed" {
             redis.start_again()
         } else {
@@ -117,7 +121,7 @@ async fn a_machine_that_dies_is_not_waited_for() {
     knows(&one, 0.0);
     let began = Instant::now();
     assert_eq!(one.workers[0].ask("/fetch").as_array().map(Vec::len), Some(6));
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < at_most(Duration::from_secs(3)), "{:?}", began.elapsed());
     two.stickyd.start_again();
     knows(&one, 2.0);
     wait_for("all are listed", || one.workers[0].ask("/fetch").as_array().map(Vec::len) == Some(12));

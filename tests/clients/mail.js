@@ -21,7 +21,11 @@ if (kind === 'ws') {
   for (const namespace of namespaces) {
     const socket = manager.socket(namespace, auth && { auth });
     const at = { ns: namespace };
-    socket.on('connect', () => say('connect', { ...at, transport: manager.engine.transport.name }));
+    socket.on('connect', () => {
+      say('connect', { ...at, sid: manager.engine.id, transport: manager.engine.transport.name });
+      // Only with `join`: asks the worker for a room (bus_worker.cjs).
+      if (options.join) socket.emit('join', options.join, () => say('joined', at));
+    });
     socket.on('order', (...args) => say('message', { ...at, args }));
     socket.on('disconnect', (reason) => say('disconnect', { ...at, reason }));
     socket.on('connect_error', (error) => say('error', { ...at, message: error.message }));

@@ -43,6 +43,7 @@ fn wrong_values_are_explained_without_the_password() {
         ("redis = \"rediss://a\"\ntls = { certificate = \"c\" }", "must be given together"),
         ("redis = \"rediss+cluster://a\"\ntls = { server_name = \"b\" }", "`server_name` has no effect"),
         ("redis = \"redis://a\"\npins = 1", "`pins` must be true or false"),
+        ("redis = \"redis://a\"\ncontrol = \"no\"", "`control` must be true or false"),
     ];
     for (fleet, why) in wrong {
         let text = errors(fleet);
@@ -74,6 +75,7 @@ fn every_setting_arrives_and_a_change_needs_a_restart() {
     let fleet = plain.fleet.clone().unwrap();
     assert_eq!((fleet.prefix.as_str(), fleet.lookup_timeout.as_millis(), fleet.pins), ("stickyd", 20, true));
     assert!(!fleet.name.is_empty(), "the host's name");
+    assert!(fleet.control && !with("control = false").fleet.unwrap().control);
     let other = with("name = \"edge-1\"\nprefix = \"p\"\nlookup_timeout = \"5ms\"\npins = false\nusername = \"u\"\n");
     let fleet = other.fleet.clone().unwrap();
     assert_eq!((fleet.name.as_str(), fleet.prefix.as_str(), fleet.pins), ("edge-1", "p", false));

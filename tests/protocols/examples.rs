@@ -32,8 +32,8 @@ fn example(name: &str, upstreams: &[&[Worker]]) -> String {
     lines.join("\n")
 }
 
-/// Sessions of one kind through both proxies: all stay alive, on all three workers.
-async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
+/// Sessions of one kind through both proxies: all stay alive, on at least as many workers.
+async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value, workers: usize) {
     for proxy in proxies {
         proxy.all_take_new().await;
     }
@@ -44,14 +44,14 @@ async fn all_live(kind: &'static str, proxies: &[Proxy], more: Value) {
     for _ in 0..2 {
         clients.ask().await;
     }
-    trial.assert_live(&clients.stop().await, super::SESSIONS, 3);
+    trial.assert_live(&clients.stop().await, super::SESSIONS, workers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_mcp_example() {
     let workers = KindServer::start_many("mcp", 1..=3, &[]).await;
     let proxies = [0, 1].map(|_| Proxy::with(&example("mcp.toml", &[&workers])));
-    all_live("mcp", &proxies, json!({"push": true})).await;
+    all_live("mcp", &proxies, json!({"push": true}), 3).await;
 }
 
 /// Socket.IO, SockJS and tus of one application, and SignalR of another.
@@ -62,9 +62,10 @@ async fn the_example_with_several_protocols() {
     let proxies = [0, 1].map(|_| Proxy::with(&example("protocols.toml", &[&app, &hubs])));
     let urls: Vec<_> = proxies.iter().map(|proxy| proxy.url("")).collect();
     let sockets = Load::start(json!({"urls": urls, "alternate": "request", "n": 12, "messages": 10, "interval": 10}));
-    all_live("sockjs", &proxies, json!({})).await;
-    all_live("tus", &proxies, json!({})).await;
-    all_live("signalr", &proxies, json!({"hub": "/hubs/hub"})).await;
+    all_live("sockjs", &proxies, json!({}), 3).await;
+    // The sessions of the other protocols count as well, so that one worker may be full of them.
+    all_live("tus", &proxies, json!({}), 2).await;
+    all_live("signalr", &proxies, json!({"hub": "/hubs/hub"}), 3).await;
     let sockets = sockets.finish().await;
     assert_eq!(
         sockets["echoes"],

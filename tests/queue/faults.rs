@@ -130,3 +130,44 @@ async fn without_redis_nothing_is_taken_and_delivery_goes_on_after_it() {
     alice.has(1).await;
     assert_eq!(alice.numbers()[0], 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_without_memory_takes_nothing_and_still_delivers() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
+    let binary = start(&workers, &redis, "");
+    for number in 0..300 {
+        order(&binary, "alice", number);
+    }
+    assert_eq!(redis.cli(&["config", "set", "maxmemory", "1"]), "OK");
+    let (status, answer) = try_send(&binary, "alice", &json!({"event": "order"}));
+    assert!(status == 503 && answer["error"].as_str().unwrap().contains("OOM"), "{status} {answer}");
+    let mut alice = Mail::of(&binary, "alice", json!({"transports": ["websocket"]}));
+    alice.has(300).await;
+    assert_eq!(alice.numbers(), (0..300).collect::<Vec<_>>());
+    wait_for("what was delivered is removed", || redis.keys("stickyd:{ctl}:q:").is_empty());
+    assert_eq!(redis.cli(&["config", "set", "maxmemory", "0"]), "OK");
+    assert_eq!(order(&binary, "alice", 300)["result"], "delivered");
+    order(&binary, "bob", 1);
+    wait_for("the count is right again", || counts(&binary) == (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_redis_loses_nothing_that_was_stored() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
+    let binary = start(&workers, &redis, "");
+    for number in 0..50 {
+        order(&binary, "alice", number);
+    }
+    redis.signal("STOP");
+    let mut alice = Mail::of(&binary, "alice", json!({"transports": ["websocket"]}));
+    alice.event("connect").await;
+    let (status, _) = try_send(&binary, "alice", &json!({"event": "order", "args": [50]}));
+    assert_eq!(status, 503, "it is not stored for certain");
+    redis.signal("CONT");
+    while alice.numbers().last() < Some(&49) {
+        alice.event("message").await;
+    }
+    let numbers: BTreeSet<_> = alice.numbers().into_iter().collect();
+    assert!(numbers.is_superset(&(0..50).collect()), "{numbers:?}");
+    is_empty(&binary).await;
+}

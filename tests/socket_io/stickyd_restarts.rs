@@ -10,6 +10,7 @@ use crate::support::engine_io::{Ask, Session, together};
 use crate::support::load::Load;
 use crate::support::node::{NodeServer, OxideServer, PythonServer, Worker};
 use crate::support::proxy::Binary;
+use crate::support::wait::at_most;
 
 /// 30 clients of these workers are between two polls while stickyd is killed and started again: all sessions go on.
 async fn between_polls(workers: &[Worker], mut client: Value) {
@@ -161,7 +162,7 @@ async fn with_one_worker_hung_the_others_are_found_at_once() {
     .await;
     let slowest = found.iter().max().unwrap();
     println!("16 sessions of two live workers found beside a hung one: the slowest POST took {slowest:?}");
-    assert!(*slowest < Duration::from_millis(900), "{slowest:?}: no request waits for the hung worker");
+    assert!(*slowest < at_most(Duration::from_millis(900)), "{slowest:?}: no request waits for the hung worker");
 
     workers[1].cont().await;
     for answer in waiting.join_all().await {

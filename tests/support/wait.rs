@@ -11,6 +11,17 @@ use super::process::PATIENCE;
 /// Pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(5);
 
+/// An upper bound on a time that holds on an idle machine. On a loaded one it is longer: by the number of threads that
+/// want to run, per core.
+pub(crate) fn at_most(idle: Duration) -> Duration {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut fields = load.split([' ', '/']);
+    let average = fields.next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let running = fields.nth(2).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    idle.mul_f64((average.max(running) / cores).clamp(1.0, 10.0))
+}
+
 /// What a condition gives: whether it holds, and what it saw if it does not.
 pub(crate) trait Outcome {
     /// What the wait returns.

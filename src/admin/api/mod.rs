@@ -26,7 +26,9 @@ pub use bodies::{BroadcastOrder, CloseManyOrder, CloseOneOrder, EmitOrder, Grace
 pub use event::{EventView, EventsAnswer};
 #[cfg(any(test, feature = "testing"))]
 pub use event::{HistoryAnswer, UpstreamHistory, WorkerHistory};
-pub use fleet::{FleetAnswer, FleetMemberView, RedisView};
+pub use fleet::{
+    FleetAnswer, FleetMemberView, FleetOrderBody, FleetOrdersAnswer, FleetReplyView, FleetSilentView, RedisView,
+};
 pub use paths::PATHS;
 pub use queue::{
     EnqueueAnswer, EnqueueOrder, QueueAnswer, QueueDeleteOrder, QueueDeleted, QueueMessageView, QueueMessages,

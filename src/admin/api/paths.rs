@@ -7,6 +7,7 @@ pub const EMIT: &str = "/api/v1/emit";
 pub const EVENTS: &str = "/api/v1/events";
 pub const EXPLAIN: &str = "/api/v1/explain";
 pub const FLEET: &str = "/api/v1/fleet";
+pub const FLEET_ORDERS: &str = "/api/v1/fleet/orders";
 pub const HEALTH: &str = "/api/v1/health";
 pub const HISTORY: &str = "/api/v1/history";
 pub const LIVE: &str = "/api/v1/live";
@@ -34,12 +35,13 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 30] = [
+pub const PATHS: [(&str, &[&str]); 31] = [
     (BROADCAST, &["post"]),
     (EMIT, &["post"]),
     (EVENTS, &["get"]),
     (EXPLAIN, &["get"]),
     (FLEET, &["get"]),
+    (FLEET_ORDERS, &["get", "post"]),
     (HEALTH, &["get"]),
     (HISTORY, &["get"]),
     (LIVE, &["get"]),
@@ -99,6 +101,11 @@ pub fn worker_state(upstream: &str, worker: &str, word: &str) -> String {
 /// Returns the path of an order for workers that stickyd starts.
 pub fn spawn_wish(upstream: &str, word: &str) -> String {
     SPAWN_WISH.replace("{upstream}", &encoded(upstream)).replace("{word}", &encoded(word))
+}
+
+/// Returns the path that asks every stickyd of the fleet for what is at `path`, or the one with the name `at`.
+pub fn of_fleet(at: Option<&str>, path: &str) -> String {
+    with_query(FLEET_ORDERS, at.map(|name| ("at", name)).into_iter().chain([("path", path)]))
 }
 
 /// Returns a path with query parameters.

@@ -4,6 +4,7 @@
 //! sent each second. Left out: what the commands mean (`crate::fleet`).
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -15,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::Shard;
 use crate::fleet::circuit::Circuit;
 use crate::fleet::connect::{Connector, LinkError, RedisLink, kind_of};
-use crate::fleet::queue::{Batch, Lookup, PinChange, Question, Write};
+use crate::fleet::pending::{OWED_S, OWES};
+use crate::fleet::queue::{Batch, Lookup, LostEntry, PinChange, PlaceEntry, Question, Write};
 use crate::fleet::seal::Seals;
+use crate::fleet::users::LIST_S;
 use crate::locks::lock;
 use crate::metrics::FleetSeries;
 
@@ -29,6 +32,12 @@ const AUTH_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between two looks at the server's memory.
 const INFO: Duration = Duration::from_secs(30);
 
+/// Warning for operators whose Redis drops pins.
+const EVICTS: &str = "pins are evicted: give the Redis more memory (maxmemory)";
+
+/// A connection that is being opened in place of one to a server that has become a replica.
+type Successor = Pin<Box<dyn Future<Output = Result<RedisLink, LinkError>>>>;
+
 /// Drives one Redis until `stop`.
 pub(crate) struct Driver {
     pub(crate) shard: Arc<Shard>,
@@ -40,6 +49,10 @@ pub(crate) struct Driver {
     pub(crate) said: BTreeMap<&'static str, Instant>,
     /// What to run after each new connection, such as reading what was missed.
     pub(crate) connected: Arc<Notify>,
+    /// When the server last refused a read for want of rights; it is asked again after [`AUTH_PAUSE`].
+    pub(crate) read_refused: Option<Instant>,
+    /// Whether the server has become a replica, so that a new connection is to find the new master.
+    pub(crate) is_replica: bool,
 }
 
 impl Driver {
@@ -69,9 +82,14 @@ impl Driver {
 
     /// Uses one connection until it fails.
     async fn serve(&mut self, mut link: RedisLink) -> LinkError {
-        let mut info = Instant::now();
+        let (mut info, mut successor): (_, Option<Successor>) = (Instant::now(), None);
+        let mut replaced: Option<Instant> = None;
         loop {
             if !self.shard.is_usable() {
+                if self.read_refused.is_some_and(|since| since.elapsed() < AUTH_PAUSE) {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
                 if let Err(error) = self.ping(&mut link).await {
                     return error;
                 }
@@ -82,10 +100,22 @@ impl Driver {
                 info = Instant::now();
                 self.look_at_memory(&mut link).await;
             }
+            // A replica still answers lookups, so it is used until the new master is found.
+            if std::mem::take(&mut self.is_replica)
+                && successor.is_none()
+                && replaced.is_none_or(|at| at.elapsed() >= PAUSE)
+            {
+                let connector = self.connector.clone();
+                successor = Some(Box::pin(async move { connector.open().await }));
+            }
             match self.batch(&mut link).await {
-                Ok(true) => {}
+                // Between two batches, the new connection gets on as well.
+                Ok(true) => replace(&mut link, &mut successor, &mut replaced, Duration::ZERO).await,
                 Ok(false) => {
-                    let idle = tokio::time::timeout(PAUSE, self.shard.wake.notified()).await.is_err();
+                    let idle = tokio::select! {
+                        woken = tokio::time::timeout(PAUSE, self.shard.wake.notified()) => woken.is_err(),
+                        () = replace(&mut link, &mut successor, &mut replaced, Duration::MAX) => false,
+                    };
                     if idle && let Err(error) = self.ping(&mut link).await {
                         return error;
                     }
@@ -153,18 +183,18 @@ impl Driver {
         let took = begun.elapsed();
         self.series.seconds.observe(took.as_secs_f64());
         lock(&self.shard.health).took(took);
-        self.hand_out(Batch { lookups, questions, writes }, replies)
+        self.hand_out(Batch { lookups, questions, writes }, replies);
+        Ok(true)
     }
 
     /// Gives each part of a batch its replies.
-    fn hand_out(&mut self, batch: Batch, replies: Vec<Value>) -> Result<bool, LinkError> {
+    fn hand_out(&mut self, batch: Batch, replies: Vec<Value>) {
         let Batch { lookups, questions, writes } = batch;
         let mut replies = replies.into_iter();
-        let mut readonly = false;
         let failed_before = self.series.writes_failed.get();
         let has_writes = !writes.is_empty();
         for write in writes {
-            readonly |= self.written(write, replies.next().unwrap_or_default());
+            self.written(write, replies.next().unwrap_or_default());
         }
         for lookup in lookups {
             self.answered(lookup, replies.next().unwrap_or_default());
@@ -184,11 +214,6 @@ impl Driver {
                 (health.state, health.error) = ("up", None);
             }
         }
-        if readonly {
-            // The master has become a replica: a new connection finds the new master.
-            return Err(LinkError::Failed(std::io::Error::other("the server is read-only since a failover").into()));
-        }
-        Ok(true)
     }
 
     fn command(&self, write: &Write) -> Cmd {
@@ -209,6 +234,26 @@ impl Driver {
                 command.arg(channel).arg(message);
                 command
             }
+            Write::Enter(PlaceEntry { name, member, .. }) => {
+                let mut command = cmd("RPUSH");
+                command.arg(name).arg(member);
+                command
+            }
+            Write::Leave(LostEntry { name, member, times }) => {
+                let mut command = cmd("LREM");
+                command.arg(name).arg(*times).arg(member);
+                command
+            }
+            Write::Owes(name) => {
+                let mut command = cmd("SET");
+                command.arg(name).arg(self.seals.seal(name, OWES).unwrap_or_default()).arg("EX").arg(OWED_S);
+                command
+            }
+            Write::Keep(name) => {
+                let mut command = cmd("EXPIRE");
+                command.arg(name).arg(LIST_S);
+                command
+            }
         }
     }
 
@@ -222,13 +267,14 @@ impl Driver {
         command
     }
 
-    /// Counts a write; returns whether the server has become a replica.
-    fn written(&mut self, write: Write, reply: Value) -> bool {
+    /// Counts a write, and notes whether the server has become a replica.
+    fn written(&mut self, write: Write, reply: Value) {
         if let Value::ServerError(error) = reply {
             self.series.writes_failed.inc();
             let kind = kind_of(error.code(), false);
             self.failed(kind, error.details().unwrap_or_else(|| error.code()));
-            return kind == "readonly";
+            self.is_replica |= kind == "readonly";
+            return;
         }
         self.series.writes.inc();
         match (write, reply) {
@@ -241,16 +287,22 @@ impl Driver {
                     let _ = done.send(());
                 }
             }
+            (Write::Enter(PlaceEntry { done: Some(done), .. }), Value::Int(length)) => {
+                let _ = done.send(usize::try_from(length).unwrap_or(0));
+            }
             _ => {}
         }
-        false
     }
 
     fn answered(&mut self, lookup: Lookup, reply: Value) {
         match reply {
             Value::BulkString(value) => _ = lookup.answer.send(Some(value)),
             Value::ServerError(error) => {
-                self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
+                let kind = kind_of(error.code(), false);
+                self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+                if kind == "auth" {
+                    self.read_refused = Some(Instant::now());
+                }
                 self.shard.used(true);
             }
             _ => _ = lookup.answer.send(None),
@@ -272,11 +324,14 @@ impl Driver {
             return;
         };
         let mut health = lock(&self.shard.health);
-        let before = std::mem::replace(&mut health.evicted, evicted);
-        if before > 0 && evicted > before {
-            health.error = Some("pins are evicted: give the Redis more memory (maxmemory)".to_owned());
-            tracing::warn!(redis = %self.shard.shown, evicted = evicted - before,
-                "the fleet's Redis evicts pins: give it more memory (maxmemory)");
+        // The first number is what was evicted before stickyd came, or before the Redis was full of its pins.
+        let more = health.evicted.replace(evicted).is_some_and(|before| evicted > before);
+        if more {
+            health.error = Some(EVICTS.to_owned());
+            self.series.error("evicted");
+            tracing::warn!(redis = %self.shard.shown, evicted, "the fleet's Redis: {EVICTS}");
+        } else if health.error.as_deref() == Some(EVICTS) {
+            health.error = None;
         }
     }
 
@@ -302,6 +357,26 @@ impl Driver {
             self.said.insert(kind, now);
             tracing::warn!(redis = %self.shard.shown, kind, %error, "the fleet's Redis has failed");
         }
+    }
+}
+
+/// Waits until the connection that is being opened is there or has failed, at most for this time, and uses it.
+async fn replace(
+    link: &mut RedisLink,
+    successor: &mut Option<Successor>,
+    replaced: &mut Option<Instant>,
+    most: Duration,
+) {
+    let Some(opening) = successor else {
+        if most.is_zero() {
+            return;
+        }
+        return std::future::pending().await;
+    };
+    let Ok(opened) = tokio::time::timeout(most, opening).await else { return };
+    (*successor, *replaced) = (None, Some(Instant::now()));
+    if let Ok(opened) = opened {
+        *link = opened;
     }
 }
 

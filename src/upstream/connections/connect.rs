@@ -9,7 +9,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -50,6 +50,8 @@ pub struct Lease {
     pub(crate) held: Option<Rc<UnsentBytes>>,
     /// Whether the connection has carried a request before.
     pub(crate) used: bool,
+    /// When the head of the last response came, or the connection was made.
+    pub(crate) answered_at: Instant,
     /// Whether the connection is authenticated, or being authenticated: it then carries requests of one client only.
     pub(crate) authenticates: bool,
     /// The client that the connection belongs to, while it carries a request.
@@ -226,6 +228,7 @@ async fn connect(waits: &Rc<ResponseWaits>, worker: &Arc<Worker>) -> Result<Box<
         fast: false,
         held: None,
         used: false,
+        answered_at: Instant::now(),
         authenticates: false,
         owner: None,
         link,

@@ -245,6 +245,8 @@ impl HeadFields {
                 }
                 more
             }
+            // Most fields; compared as numbers, before those that are compared as text.
+            header::CACHE_CONTROL | header::CONTENT_TYPE | header::DATE | header::SET_COOKIE | header::VARY => true,
             _ if !upgrades && name == "keep-alive" => {
                 self.idle_ms = self.idle_ms.or_else(|| advertised_idle(value));
                 false

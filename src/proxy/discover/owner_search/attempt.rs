@@ -277,7 +277,9 @@ impl OwnerSearch<'_> {
         // The list of sockets does not show ids of other protocols.
         let sid = job.ask.engine_sid(self.copies.head.uri().query());
         let new = job.session(worker, worker.session(), &sid);
-        job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl)
+        let is_new = job.conn.thread.shared.sessions.pin(self.key, job.client, new, ttl);
+        job.settle(self.key);
+        is_new
     }
 
     pub(super) fn remember_refusal(&self, worker: &Worker) {

@@ -1,0 +1,353 @@
+//! `/api/v1/fleet/orders`: passes a request to the API of every stickyd of the fleet, and says who answered.
+//!
+//! This stickyd executes the request as well. Members that do not answer are listed, never left out. An admin state is
+//! kept in Redis first, so that a stickyd that joins later finds it. Left out: executing the orders of others
+//! ([`obey`]), and the way over Redis (`crate::fleet::control`).
+
+pub(super) mod obey;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{Method, Request, StatusCode, header};
+use axum::{Extension, Json};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use tower::ServiceExt as _;
+
+use super::api::{FleetOrderBody, FleetOrdersAnswer, FleetReplyView, FleetSilentView, paths};
+use super::auth::{AdminOperator, OrderedPath};
+use super::layers::WholeBody;
+use super::sessions::known;
+use super::sockets::close::{read_order, wrong};
+use super::{Api, ApiRefusal, bare_router, fleet, refuse, workers};
+use crate::fleet::Fleet;
+use crate::fleet::control::{FleetOrder, FleetReply, MOST_ANSWER};
+use crate::fleet::members::FleetMember;
+use crate::fleet::states::FleetState;
+use crate::locks::lock;
+
+/// What the whole fleet can be asked for.
+const ALLOWED: [(Method, &str); 9] = [
+    (Method::GET, paths::SOCKETS),
+    (Method::GET, paths::SOCKETS_CLOSE),
+    (Method::GET, paths::SOCKET),
+    (Method::GET, paths::STATS),
+    (Method::GET, paths::WORKERS),
+    (Method::POST, paths::BROADCAST),
+    (Method::POST, paths::SOCKETS_CLOSE),
+    (Method::POST, paths::SOCKET_CLOSE),
+    (Method::POST, paths::WORKER_STATE),
+];
+
+/// What the backend's requests are passed on for.
+const OF_BACKEND: [(Method, &str); 2] = [(Method::POST, paths::EMIT), (Method::PUT, paths::SOCKET_LABELS)];
+
+/// Maximum number of workers whose last order is remembered.
+const MOST_WORKERS: usize = 10_000;
+
+/// The order by which the admin state of each worker was last set, by upstream and worker.
+#[derive(Default)]
+pub(crate) struct AppliedOrders(Mutex<BTreeMap<(String, String), FleetState>>);
+
+impl AppliedOrders {
+    /// Notes an order for a worker; `false` if it is not later than the one before.
+    fn note(&self, state: &FleetState) -> bool {
+        let mut all = lock(&self.0);
+        let key = (state.upstream.clone(), state.worker.clone());
+        if all.get(&key).is_some_and(|last| last.version() >= state.version()) {
+            return false;
+        }
+        if all.len() >= MOST_WORKERS && !all.contains_key(&key) {
+            all.clear();
+        }
+        all.insert(key, state.clone());
+        true
+    }
+
+    /// The noted orders that Redis has lost, or in whose place it has earlier ones.
+    fn missing_in(&self, kept: &[FleetState]) -> Vec<FleetState> {
+        let has = |one: &FleetState| {
+            let same = |other: &&FleetState| one.upstream == other.upstream && one.worker == other.worker;
+            kept.iter().find(same).is_some_and(|other| other.version() >= one.version())
+        };
+        lock(&self.0).values().filter(|one| !has(one)).cloned().collect()
+    }
+}
+
+/// Which stickyds an order is for, and which answers are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OrderScope {
+    /// An order of an operator: all stickyds, as Redis lists them now.
+    Operator,
+    /// A message of the backend: all stickyds, as last read, since messages are frequent.
+    Message,
+    /// The one stickyd that has what is asked for; this one has not.
+    Search,
+}
+
+/// Marks a request that another stickyd has passed on, or this one to itself: it is not passed on again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PassedOn;
+
+/// `GET /api/v1/fleet/orders?path=…`: what every stickyd answers to a read.
+pub(super) async fn ask(
+    State(api): State<Api>,
+    Query(mut query): Query<HashMap<String, String>>,
+) -> Result<Json<FleetOrdersAnswer>, ApiRefusal> {
+    known(&query, &["path", "at"])?;
+    let path = query.remove("path").ok_or_else(|| wrong("no path given: add path=/api/v1/…"))?;
+    let body = FleetOrderBody { at: query.remove("at"), body: None, path };
+    everywhere(&api, Method::GET, body, String::new(), OrderScope::Operator).await.map(Json)
+}
+
+/// `POST /api/v1/fleet/orders`: a write that every stickyd executes, or one of them.
+pub(super) async fn order(
+    State(api): State<Api>,
+    Extension(AdminOperator(who)): Extension<AdminOperator>,
+    WholeBody(body): WholeBody,
+) -> Result<(Extension<OrderedPath>, Json<FleetOrdersAnswer>), ApiRefusal> {
+    let order: FleetOrderBody = read_order(&body, "path, body and at")?;
+    let ordered = OrderedPath { path: order.path.clone(), at: order.at.clone() };
+    let answer = everywhere(&api, Method::POST, order, who, OrderScope::Operator).await?;
+    Ok((Extension(ordered), Json(answer)))
+}
+
+/// Passes a request on to the other stickyds, executes it here, and gathers the answers.
+pub(super) async fn everywhere(
+    api: &Api,
+    method: Method,
+    FleetOrderBody { at, body, path }: FleetOrderBody,
+    who: String,
+    scope: OrderScope,
+) -> Result<FleetOrdersAnswer, ApiRefusal> {
+    let fleet = fleet::of(api)?;
+    if !is_allowed(&method, &path, scope) {
+        return Err(wrong(format!("the whole fleet cannot be asked for {method} {path}")));
+    }
+    let has_shown = scope != OrderScope::Operator || fleet.show(&fleet::summary(&api.shared)).await;
+    let Some(at_us) = fleet.redis_us().await.filter(|_| has_shown) else {
+        let why = "the fleet's Redis does not answer: no stickyd was asked; try without the fleet";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    let mut members = fleet.members();
+    if let Some(name) = &at {
+        members.retain(|member| member.name == *name || format!("{:016x}", member.node) == *name);
+    }
+    let to = match (&at, members.as_slice()) {
+        (None, _) => None,
+        (Some(_), [only]) => Some(only.node),
+        (Some(name), []) => {
+            let why = format!("no stickyd of the fleet is named `{name}`: see `stickyd fleet`");
+            return Err(refuse(StatusCode::NOT_FOUND, why));
+        }
+        (Some(name), _) => {
+            let why = format!("several stickyds are named `{name}`: give each a name of its own in [fleet]");
+            return Err(refuse(StatusCode::CONFLICT, why));
+        }
+    };
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let method = method.to_string();
+    let (question, stickyd) = (crate::random::u64(), fleet.name().to_owned());
+    let order = FleetOrder { at_us, body, method, path, question, stickyd, to, who };
+    let state = kept_state(api, &order).filter(|_| to.is_none());
+    let is_known = state.as_ref().is_some_and(|state| state.file.is_some());
+    if let Some(state) = state.as_ref().filter(|_| is_known) {
+        keep(&fleet, state).await?;
+    }
+    let answer = go_round(api, &fleet, &order, &members, scope).await;
+    if let Some(state) = state.filter(|_| !is_known && answer.answers.iter().any(|one| one.status < 300)) {
+        keep(&fleet, &state).await?;
+    }
+    Ok(answer)
+}
+
+/// Sends an order to these members, and executes it here if it is for this stickyd, too.
+async fn go_round(
+    api: &Api,
+    fleet: &Arc<Fleet>,
+    order: &FleetOrder,
+    members: &[FleetMember],
+    scope: OrderScope,
+) -> FleetOrdersAnswer {
+    let (asked, mut silent) = split(fleet, members);
+    let own = async {
+        let is_meant = scope != OrderScope::Search && order.to.is_none_or(|node| node == fleet.node());
+        if is_meant { Some(obey::perform(api, order).await) } else { None }
+    };
+    let is_enough = |status: u16| scope == OrderScope::Search && status < 300;
+    let (own, replies) = tokio::join!(own, fleet.order(order, &asked, is_enough));
+    let view = |name: &str, node: u64, status: u16, body: &[u8]| FleetReplyView {
+        answer: read(body),
+        name: name.to_owned(),
+        node: format!("{node:016x}"),
+        own: node == fleet.node(),
+        status,
+    };
+    let own = own.map(|(status, body)| view(fleet.name(), fleet.node(), status, &body));
+    let mut answers: Vec<_> = own.into_iter().collect();
+    for (node, reply) in replies {
+        let name = members.iter().find(|one| one.node == node).map_or("", |one| &one.name);
+        match reply {
+            FleetReply::Answer(status, body) => answers.push(view(name, node, status, &body)),
+            FleetReply::Missing(why) => silent.push(missing(name, node, &why)),
+        }
+    }
+    answers.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));
+    silent.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));
+    FleetOrdersAnswer { asked: answers.len() + silent.len(), answers, silent }
+}
+
+/// Keeps an admin state for stickyds that join later.
+async fn keep(fleet: &Fleet, state: &FleetState) -> Result<(), ApiRefusal> {
+    match fleet.store_state(state).await {
+        true => Ok(()),
+        false => {
+            let why = "the fleet's Redis does not keep the state: see `stickyd fleet`; try without the fleet";
+            Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
+        }
+    }
+}
+
+/// Divides the members into those that are asked, and those of which it is known that they will not answer. This
+/// stickyd is in neither part.
+fn split(fleet: &Fleet, members: &[FleetMember]) -> (Vec<FleetMember>, Vec<FleetSilentView>) {
+    let (mut asked, mut silent) = (Vec::new(), Vec::new());
+    for member in members.iter().filter(|member| member.node != fleet.node()) {
+        match &member.summary {
+            None => silent.push(missing(&member.name, member.node, "has another secret")),
+            Some(summary) if !summary.control => {
+                silent.push(missing(&member.name, member.node, "takes no orders (control = false)"));
+            }
+            Some(_) => asked.push(member.clone()),
+        }
+    }
+    (asked, silent)
+}
+
+fn missing(name: &str, node: u64, why: &str) -> FleetSilentView {
+    FleetSilentView { name: name.to_owned(), node: format!("{node:016x}"), why: why.to_owned() }
+}
+
+fn read(body: &[u8]) -> Value {
+    serde_json::from_slice(body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(body).trim()))
+}
+
+/// Whether the fleet can be asked for this path. The paths of the backend are not for operators: they are passed on by
+/// themselves.
+fn is_allowed(method: &Method, path: &str, scope: OrderScope) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    let fits = |template: &str| {
+        let (mut parts, mut wanted) = (path.split('/'), template.split('/'));
+        loop {
+            match (parts.next(), wanted.next()) {
+                (None, None) => return true,
+                (Some(part), Some(want)) if part == want || (want.starts_with('{') && !part.is_empty()) => {}
+                _ => return false,
+            }
+        }
+    };
+    let allowed = if scope == OrderScope::Operator { &ALLOWED[..] } else { &OF_BACKEND[..] };
+    allowed.iter().any(|(allowed, template)| allowed == method && fits(template))
+}
+
+/// Upstream, worker and word of an order that sets an admin state.
+fn state_parts(order: &FleetOrder) -> Option<[String; 3]> {
+    let rest = order.path.strip_prefix(paths::WORKERS)?.strip_prefix('/')?;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned);
+    let mut parts = rest.split('/').map(decoded);
+    let all = [parts.next()??, parts.next()??, parts.next()??];
+    (order.method == "POST" && parts.next().is_none()).then_some(all)
+}
+
+/// What is kept of an order that sets an admin state. `file` is set if this stickyd knows the worker.
+fn kept_state(api: &Api, order: &FleetOrder) -> Option<FleetState> {
+    let [upstream, worker, state] = state_parts(order)?;
+    let known = workers::state_of(&state)?;
+    let grace = workers::grace(order.body.as_bytes(), known).ok()?;
+    let snapshot = api.shared.snapshot.load_full();
+    let found = workers::find(&snapshot, &upstream, &worker).ok().map(|(_, member)| member.worker.clone());
+    Some(FleetState {
+        at_us: order.at_us,
+        file: found.as_ref().map(|worker| worker.admin.file_word().to_owned()),
+        grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        question: order.question,
+        state,
+        stickyd: order.stickyd.clone(),
+        upstream,
+        who: order.who.clone(),
+        worker: found.map_or(worker, |found| found.name.clone()),
+    })
+}
+
+/// Executes a request to the API of this stickyd: its status and its answer.
+async fn execute(api: &Api, method: &str, path: &str, body: &str) -> (u16, Vec<u8>) {
+    let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+    let request = request.extension(PassedOn);
+    let Ok(request) = request.body(Body::from(body.to_owned())) else {
+        return failed(StatusCode::BAD_REQUEST, "this is not a valid path");
+    };
+    // Its error is `Infallible`.
+    let Ok(response) = bare_router().with_state::<()>(api.clone()).oneshot(request).await;
+    let status = response.status().as_u16();
+    match axum::body::to_bytes(response.into_body(), MOST_ANSWER).await {
+        Ok(body) => (status, body.to_vec()),
+        Err(_) => failed(StatusCode::PAYLOAD_TOO_LARGE, "the answer is too long: use a filter or a lower limit"),
+    }
+}
+
+fn failed(status: StatusCode, why: &str) -> (u16, Vec<u8>) {
+    (status.as_u16(), serde_json::json!({ "error": why }).to_string().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_list_names_is_allowed() {
+        for (method, path) in [
+            (Method::GET, "/api/v1/sockets?limit=5"),
+            (Method::GET, "/api/v1/sockets/abc"),
+            (Method::POST, "/api/v1/workers/app/unix%3A%2Frun%2Fa/drain"),
+            (Method::POST, "/api/v1/sockets/abc/close"),
+        ] {
+            assert!(is_allowed(&method, path, OrderScope::Operator), "{method} {path}");
+            assert!(!is_allowed(&method, path, OrderScope::Message), "{method} {path}");
+        }
+        for (method, path) in [
+            (Method::POST, "/api/v1/reload"),
+            (Method::GET, "/api/v1/fleet/orders?path=/api/v1/stats"),
+            (Method::POST, "/api/v1/stats"),
+            (Method::GET, "/api/v1/sockets/"),
+            (Method::POST, "/api/v1/workers/app/w1"),
+            (Method::POST, "/api/v1/emit"),
+            (Method::GET, "/metrics"),
+        ] {
+            assert!(!is_allowed(&method, path, OrderScope::Operator), "{method} {path}");
+        }
+        assert!(is_allowed(&Method::POST, "/api/v1/emit", OrderScope::Message));
+        assert!(is_allowed(&Method::PUT, "/api/v1/sockets/by-sid/a%2Fb", OrderScope::Search));
+    }
+
+    fn state(worker: &str, at_us: i64, question: u64) -> FleetState {
+        let text = String::new;
+        let (upstream, worker) = ("app".to_owned(), worker.to_owned());
+        let (state, stickyd, who) = (text(), text(), text());
+        FleetState { at_us, file: None, grace_ms: None, question, state, stickyd, upstream, who, worker }
+    }
+
+    #[test]
+    fn an_earlier_order_does_not_undo_a_later_one() {
+        let applied = AppliedOrders::default();
+        assert!(applied.note(&state("w1", 5, 1)));
+        assert!(!applied.note(&state("w1", 5, 1)), "the same order");
+        assert!(!applied.note(&state("w1", 4, 9)));
+        assert!(applied.note(&state("w2", 4, 9)), "another worker");
+        assert!(applied.note(&state("w1", 5, 2)));
+        assert_eq!(applied.missing_in(&[]).len(), 2, "Redis has lost all");
+        assert_eq!(applied.missing_in(&[state("w1", 5, 1), state("w2", 6, 0)]), [state("w1", 5, 2)]);
+    }
+}

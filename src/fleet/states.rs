@@ -1,0 +1,82 @@
+//! Admin states that operators set for the whole fleet, kept in Redis for a stickyd that joins later, or that was away
+//! while the order went round. Left out: what a state does to a worker (`admin::orders`).
+
+use redis::Value;
+use serde::{Deserialize, Serialize};
+
+use super::Fleet;
+use super::control::{bytes, on};
+
+/// Seconds after which states are forgotten if no order renews the table: 30 days.
+const KEPT_S: u64 = 30 * 24 * 3_600;
+
+/// Maximum number of states that are read.
+const MOST_STATES: usize = 10_000;
+
+/// An admin state of one worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FleetState {
+    /// Time of the order by the clock of the Redis, in microseconds.
+    pub(crate) at_us: i64,
+    /// The state in the file of the stickyd that was asked. Where another file says otherwise, the file holds.
+    pub(crate) file: Option<String>,
+    /// The grace of a drain, in milliseconds from the order on.
+    pub(crate) grace_ms: Option<u64>,
+    /// Number of the order, which decides between two orders of one moment.
+    pub(crate) question: u64,
+    /// Word of the state.
+    pub(crate) state: String,
+    pub(crate) stickyd: String,
+    pub(crate) upstream: String,
+    pub(crate) who: String,
+    pub(crate) worker: String,
+}
+
+impl FleetState {
+    /// Of two orders for one worker, the one with the higher version holds.
+    pub(crate) fn version(&self) -> (i64, u64) {
+        (self.at_us, self.question)
+    }
+}
+
+impl Fleet {
+    /// Keeps a state; returns whether Redis has it.
+    pub(crate) async fn store_state(&self, state: &FleetState) -> bool {
+        let key = self.control_name("admin");
+        let field = self.seals.name(&format!("{}/{}", state.upstream, state.worker));
+        let sealed = serde_json::to_vec(state).ok().and_then(|plain| self.seals.seal(&bound(&key, &field), &plain));
+        let Some(sealed) = sealed else { return false };
+        let (mut set, mut expire) = (on("HSET", &key), on("EXPIRE", &key));
+        set.arg(field).arg(sealed);
+        expire.arg(KEPT_S);
+        let replies = self.ask(vec![set, expire]).await.unwrap_or_default();
+        matches!(replies.first(), Some(Value::Int(_)))
+    }
+
+    /// The states of all workers; `None` if Redis does not answer.
+    pub(crate) async fn states(&self) -> Option<Vec<FleetState>> {
+        let key = self.control_name("admin");
+        let pairs: Vec<(Value, Value)> = match self.ask(vec![on("HGETALL", &key)]).await?.pop()? {
+            Value::Map(pairs) => pairs,
+            Value::Array(all) => {
+                let mut all = all.into_iter();
+                std::iter::from_fn(|| all.next().zip(all.next())).collect()
+            }
+            _ => return None,
+        };
+        let read = |(field, sealed): (Value, Value)| {
+            let field = String::from_utf8(bytes(field)?).ok()?;
+            let plain = self.seals.open(&bound(&key, &field), &bytes(sealed)?);
+            if plain.is_none() {
+                self.series.message("bad_seal");
+            }
+            serde_json::from_slice(&plain?).ok()
+        };
+        Some(pairs.into_iter().take(MOST_STATES).filter_map(read).collect())
+    }
+}
+
+/// What a sealed state is bound to: it cannot be moved to another worker.
+fn bound(key: &str, field: &str) -> String {
+    format!("{key} {field}")
+}
