@@ -55,6 +55,7 @@ mod state;
 mod systemd;
 mod telemetry;
 mod thread;
+mod traces;
 mod tunnel;
 mod upstream;
 mod watch;

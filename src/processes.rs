@@ -34,6 +34,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Time after which the process of a listening socket that was not found is searched for again.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);
 
+/// Time after which a search that ran out of time is made again.
+const CUT_SEARCH_AGAIN: Duration = Duration::from_secs(10);
+
 /// Clock ticks per second in /proc: Linux shows this value to user space on every platform that stickyd is built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -153,6 +156,12 @@ fn look(addresses: &[Address], before: &ProcessTable) -> ProcessTable {
         let Some(process) = read(&pid.to_string()) else { continue };
         holders.insert(inode, Holder::Process(pid, process.started_ticks));
         found.insert(inode, process);
+    }
+    if Instant::now() >= until
+        && let Some(earlier) = at.checked_sub(SEARCH_AGAIN.saturating_sub(CUT_SEARCH_AGAIN))
+    {
+        let unknown = holders.values_mut().filter(|holder| matches!(holder, Holder::Unknown(since) if *since == at));
+        unknown.for_each(|holder| *holder = Holder::Unknown(earlier));
     }
     let mut workers = HashMap::new();
     let pids: Vec<(u64, u32)> = found.iter().map(|(inode, process)| (*inode, process.pid)).collect();

@@ -24,7 +24,7 @@ pub(crate) fn find(configured: Option<&[u8]>, state_dir: Option<&Path>) -> io::R
         tracing::warn!(
             "no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a restart"
         );
-        return Ok(crate::random::bytes::<LENGTH>().to_vec());
+        return Ok(in_memory());
     };
     if !directory.exists() {
         fs::create_dir_all(directory).map_err(|error| named(directory, &error))?;
@@ -36,6 +36,11 @@ pub(crate) fn find(configured: Option<&[u8]>, state_dir: Option<&Path>) -> io::R
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(&file).map_err(|error| named(&file, &error)),
         secret => secret.map_err(|error| named(&file, &error)),
     }
+}
+
+/// Returns a secret that is kept nowhere, for a stickyd without a file: its cookies become invalid when it ends.
+pub(crate) fn in_memory() -> Vec<u8> {
+    crate::random::bytes::<LENGTH>().to_vec()
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

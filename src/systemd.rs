@@ -6,6 +6,7 @@
 //! notify sockets in the abstract namespace or on vsock, the descriptor store, and the admin listener as an inherited
 //! socket.
 
+pub(crate) mod service_unit;
 pub(crate) mod units;
 
 use std::io;

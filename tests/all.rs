@@ -55,5 +55,6 @@ mod support;
 mod systemd;
 mod tls;
 mod tokens;
+mod traces;
 mod tunnels;
 mod words;

@@ -77,7 +77,9 @@ impl Fleet {
         command.extend(launch.iter().map(|word| (*word).to_owned()));
         let mut process = Process::start("sh", command);
         let said = process.line().await.expect("the worker starts");
-        self.stickyd.says(&[&format!("worker={address}"), "to=\"up\""]);
+        // A worker that is there at the first check has no change of state in the log.
+        let up = format!("stickyd_worker_up{{upstream=\"app\",worker=\"{address}\"}}");
+        wait_for("the worker is up", || self.metric(&up) == 1.0);
         BusWorker { process, address, pid: said["pid"].as_u64().unwrap() }
     }
 
@@ -159,7 +161,7 @@ fn stickyd(addresses: &[std::net::SocketAddr], more: &str) -> Binary {
     let names = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
     Binary::with(&format!(
         "state_dir = \".\"\n[upstream.app]\nworkers = {names:?}\n\
-        allow_empty = true\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n{more}"
+        allow_empty = true\nslow_start = \"0s\"\nhealth = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n{more}"
     ))
 }
 

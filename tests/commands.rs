@@ -1,5 +1,6 @@
 //! The commands of the binary: those that talk to a running stickyd, and those that write configurations and units.
 
+mod as_service;
 mod import;
 mod reference;
 mod reload;

@@ -75,7 +75,7 @@ fn one_tls_library_and_one_registry() {
         if let Some((name, why)) = NEVER.iter().find(|(name, _)| *name == one.name) {
             panic!("{name}: {why}");
         }
-        let ours = one.name == "stickyd" && one.source.is_none();
+        let ours = ["stickyd", "stickyd-demo"].contains(&&*one.name) && one.source.is_none();
         let registry = "registry+https://github.com/rust-lang/crates.io-index";
         assert!(ours || one.source.as_deref() == Some(registry), "{} comes from {:?}", one.name, one.source);
     }

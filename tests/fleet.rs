@@ -5,8 +5,11 @@ mod clusters;
 mod failures;
 mod members;
 mod orders;
+mod pin;
 mod placement;
+mod rubbish;
 mod secrecy;
+mod states;
 mod users;
 
 use serde_json::{Value, json};

@@ -36,6 +36,7 @@ const LAYERS: &[&str] = &[
     "events",
     "outbound",
     "metrics",
+    "traces",
     "bus",
     "fleet",
     "emit",

@@ -1,7 +1,7 @@
 //! What users install: the npm packages, the configurations in packages and containers, and certbot's hook.
 //!
 //! The packages are built from the binary of this build and installed without a network. Left out: the Debian package,
-//! the wheel, the tarball and the image in empty systems (`tests/long/install`).
+//! the wheel, the tarball and the image in empty systems (`tests/install`).
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output};
 
-use crate::support::proxy::free_address;
+use crate::support::proxy::{Binary, free_address};
 use crate::support::raw::Raw;
 use crate::support::temp::TempDirectory;
 use crate::support::wait::wait_for;
@@ -105,6 +105,42 @@ fn the_npm_package_has_the_preload_and_the_types() {
     let package = std::fs::read_to_string(project.join("node_modules/@stickyd/linux-x64/package.json"));
     let package: serde_json::Value = serde_json::from_str(&package.unwrap()).unwrap();
     assert_eq!((&package["os"][0], &package["libc"][0]), (&"linux".into(), &"glibc".into()));
+}
+
+#[test]
+fn a_typed_program_compiles_and_reads_the_api() {
+    let folder = TempDirectory::new("typed");
+    npm_project(&folder);
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    std::fs::copy(tests.join("types/consumer.mts"), folder.path("project/consumer.mts")).unwrap();
+    // As strict as a compiler can be, without leaving out the types of packages.
+    let options = "\"strict\": true, \"noUncheckedIndexedAccess\": true, \"exactOptionalPropertyTypes\": true, \
+                   \"verbatimModuleSyntax\": true, \"skipLibCheck\": false, \"target\": \"es2022\", \"types\": []";
+    for (module, resolution) in [("esnext", "bundler"), ("nodenext", "nodenext")] {
+        let module = format!("\"module\": \"{module}\", \"moduleResolution\": \"{resolution}\"");
+        let lib = "\"lib\": [\"es2023\", \"dom\"]";
+        folder.write(
+            "project/tsconfig.json",
+            format!("{{ \"compilerOptions\": {{ {options}, {lib}, {module} }}, \"files\": [\"consumer.mts\"] }}"),
+        );
+        let mut tsc = Command::new(tests.join("node_modules/.bin/tsc"));
+        let output = tsc.args(["--project", "."]).current_dir(folder.path("project")).output().unwrap();
+        assert!(output.status.success(), "{resolution}: {}", said(&output));
+    }
+    let admin = free_address();
+    folder.write("token", "0123456789abcdef0123456789abcdef");
+    let token = folder.path("token");
+    let binary = Binary::with(&format!(
+        "[admin]\naddress = \"{admin}\"\ntoken_file = {token:?}\n[upstream.app]\n\
+         workers = [{{ address = \"127.0.0.1:9\", name = \"w1\" }}]"
+    ));
+    let mut node = Command::new("node");
+    node.args(["consumer.mjs", &format!("http://{admin}"), "0123456789abcdef0123456789abcdef"]);
+    let printed = succeed(node.current_dir(folder.path("project")));
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&printed["version"], &printed["admin"]), (&env!("CARGO_PKG_VERSION").into(), &"drain".into()));
+    assert!(printed["paths"][0].as_str().unwrap().ends_with("@stickyd/linux-x64/bin/stickyd"), "{printed}");
+    drop(binary);
 }
 
 #[test]

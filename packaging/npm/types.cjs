@@ -12,14 +12,21 @@ function object(schema) {
     ([name, of]) => `${comment(of.description)}${key(name)}${required.has(name) ? '' : '?'}: ${type(of)};`,
   );
   const extra = schema.additionalProperties;
-  if (extra && typeof extra === 'object') fields.push(`[key: string]: ${type(extra)};`);
+  // TypeScript wants the type of named fields to be one of the others' type.
+  if (extra && typeof extra === 'object') fields.push(`[key: string]: ${fields.length ? 'unknown' : type(extra)};`);
   if (!fields.length) return extra === false ? '{}' : 'Record<string, unknown>';
   return `{${indent(`\n${fields.join('\n')}`)}\n}`;
 }
 
+/** The type that `#/components/schemas/NAME` or `#/components/schemas/NAME/properties/FIELD` names. */
+function reference(ref) {
+  const [name, , field] = ref.split('/').slice(3);
+  return field ? `NonNullable<${name}[${JSON.stringify(field)}]>` : name;
+}
+
 function type(schema) {
   if (schema === true || schema === undefined) return 'unknown';
-  if (schema.$ref) return schema.$ref.split('/').at(-1);
+  if (schema.$ref) return reference(schema.$ref);
   if ('const' in schema) return JSON.stringify(schema.const);
   const either = schema.oneOf ?? schema.anyOf;
   if (either) return either.map(type).join(' | ');

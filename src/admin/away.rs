@@ -4,9 +4,10 @@
 //! A room such as `user:7`, with the label of the queue, stands for a user. As frames, each user has a result of its
 //! own; over the bus, each such room is a message of its own, because only then the number of sockets belongs to one
 //! user. A message is stored at once where earlier ones wait, so that it does not overtake them. If Redis is away, users
-//! with sockets get their messages all the same. Left out: storing and delivering (`crate::queue`).
+//! with sockets get their messages all the same. In a fleet, frames are sent by all stickyds, and stored by the one that
+//! was asked, for users that none has reached. Left out: storing and delivering (`crate::queue`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,9 @@ pub(super) struct AwayOrder {
     /// Name of the message, the same for all users.
     id: String,
     keep: Option<Duration>,
+    content: MessageContent,
+    /// Whether another stickyd has passed the message on, which stores it where needed.
+    is_passed_on: bool,
     /// Users that the message is for: the rooms, and the values of the label in them.
     users: Vec<(String, String)>,
 }
@@ -54,6 +58,7 @@ impl AwayOrder {
         upstream: &Upstream,
         way: &EmitWay,
         message: &EmitMessage,
+        is_passed_on: bool,
     ) -> Result<Option<Self>, ApiRefusal> {
         let wish = order.queue.as_ref().filter(|wish| **wish != Value::Bool(false));
         if order.id.is_some() && order.queue == Some(Value::Bool(false)) {
@@ -61,6 +66,10 @@ impl AwayOrder {
         }
         let is_asked = wish.is_some() || order.id.is_some();
         let Some(terms) = upstream.config.offline_queue.clone() else {
+            if is_passed_on && api.shared.sessions.fleet().is_some() {
+                // The file of this stickyd differs; it sends the message all the same.
+                return Ok(None);
+            }
             let name = &upstream.config.name;
             let why = format!("`queue` and `id` need an `offline_queue` in [upstream.{name}]: nothing was sent");
             return if is_asked { Err(wrong(why)) } else { Ok(None) };
@@ -89,13 +98,24 @@ impl AwayOrder {
         users.dedup_by(|one, other| one.1 == other.1);
         if users.is_empty() {
             let why = format!("`queue` and `id` need a room of a user such as {}:7: nothing was sent", terms.label);
-            return if is_asked { Err(wrong(why)) } else { Ok(None) };
+            return if is_asked && !is_passed_on { Err(wrong(why)) } else { Ok(None) };
         }
         let id = order.id.clone().unwrap_or_else(|| api.shared.queues.new_id());
-        Ok(Some(Self { terms, id, keep, users }))
+        let namespace = in_answers(&message.namespace);
+        let array = event_array(&message.event, &message.args);
+        let content = match way {
+            EmitWay::Frames => MessageContent::Both { namespace, array, text: order.text.clone() },
+            EmitWay::Bus | EmitWay::Redis(_) => MessageContent::Event { namespace, array },
+        };
+        Ok(Some(Self { terms, id, keep, content, is_passed_on, users }))
     }
 
-    /// Sends a message as frames, and stores it for users that it did not reach.
+    /// Name of the message.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sends a message as frames to the sockets of this stickyd. The answer says which users it has reached.
     pub(super) async fn as_frames(
         self,
         api: &Api,
@@ -108,25 +128,18 @@ impl AwayOrder {
         let rooms: Vec<_> = message.rooms.iter().map(|room| label(room)).collect::<Result<_, _>>()?;
         let except: Vec<_> = message.except.iter().map(|room| label(room)).collect::<Result<_, _>>()?;
         let mut groups = self.groups(chosen(api, upstream, &rooms, &except).await);
-        let content = MessageContent::Both {
-            namespace: in_answers(&message.namespace),
-            array: event_array(&message.event, &message.args),
-            text: emission.text.clone(),
-        };
         let frames = emission.frames();
         let (seat, allowed) = (Arc::new(seat), Arc::new(Allowed::now(&api.shared, Some(&upstream.config.name))));
         let hand = |sockets: Vec<Arc<Socket>>| {
             let (matched, once_more) = (sockets.len(), frames.once_more());
             (matched, hand_to(api, seat.clone(), once_more, sockets, allowed.clone()))
         };
-        let (mut away, mut under_way) = (Vec::new(), Vec::new());
+        let (mut present, mut under_way) = (Vec::new(), Vec::new());
         for user in &self.users {
             let sockets = groups.remove(&Some(user.1.clone())).unwrap_or_default();
-            let is_there = sockets.iter().any(|socket| crate::queue::is_ready_for(&content, socket));
+            let is_there = sockets.iter().any(|socket| crate::queue::is_ready_for(&self.content, socket));
             if is_there && !self.has_backlog(api, upstream, user) {
                 under_way.push((Some(user), hand(sockets)));
-            } else {
-                away.push(user);
             }
         }
         under_way.extend(groups.remove(&None).map(|sockets| (None, hand(sockets))));
@@ -135,18 +148,31 @@ impl AwayOrder {
             let of_user = done.await.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"))?;
             all += matched;
             counts.iter_mut().zip(of_user).for_each(|(sum, count)| *sum += count);
-            away.extend(user.filter(|_| of_user.get(Fate::Reached as usize) == Some(&0)));
+            let is_reached = of_user.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
+            present.extend(user.filter(|_| is_reached).map(|(room, _)| room.clone()));
         }
         let described = describe(all, &counts, began.elapsed());
-        let sent = EmitAnswer {
+        Ok(EmitAnswer {
             matched: Some(all),
             not_reached: Some(described.not_reached),
+            present: Some(present),
             published: true,
             reached: Some(described.reached),
             took_ms: described.took_ms,
             ..EmitAnswer::default()
-        };
-        self.store(api, upstream, &content, away, sent).await
+        })
+    }
+
+    /// Stores the message for users whose rooms are not in `present`, and completes the answer.
+    pub(super) async fn store_but_for(
+        &self,
+        api: &Api,
+        upstream: &Upstream,
+        present: &HashSet<String>,
+        sent: EmitAnswer,
+    ) -> Result<EmitAnswer, ApiRefusal> {
+        let away = self.users.iter().filter(|(room, _)| !present.contains(room)).collect();
+        self.store(api, upstream, away, sent).await
     }
 
     /// Sends a message over the bus, and stores it for users whose rooms no socket is in.
@@ -157,10 +183,6 @@ impl AwayOrder {
         emission: Emission,
     ) -> Result<EmitAnswer, ApiRefusal> {
         let began = Instant::now();
-        let content = MessageContent::Event {
-            namespace: in_answers(&emission.message.namespace),
-            array: event_array(&emission.message.event, &emission.message.args),
-        };
         let of_user = |room: &String| {
             self.users.iter().any(|(_, value)| {
                 room.split_once([':', '=']).is_some_and(|(name, other)| name == self.terms.label && other == value)
@@ -177,14 +199,22 @@ impl AwayOrder {
                 away.push(user);
                 continue;
             }
-            let one = over_bus(api, upstream, emission.to(vec![user.0.clone()])).await?;
-            if one.sockets == Some(0) {
-                away.push(user);
+            match over_bus(api, upstream, emission.to(vec![user.0.clone()])).await {
+                Ok(one) => {
+                    if one.sockets == Some(0) {
+                        away.push(user);
+                    }
+                    sent = sum(sent, one);
+                }
+                // No worker is linked at the moment: nothing was sent.
+                Err(_) => away.push(user),
             }
-            sent = sum(sent, one);
         }
         sent.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
-        self.store(api, upstream, &content, away, sent).await
+        if self.is_passed_on {
+            return Ok(sent);
+        }
+        self.store(api, upstream, away, sent).await
     }
 
     /// The sockets of each user, and under `None` those of other rooms.
@@ -210,7 +240,6 @@ impl AwayOrder {
         &self,
         api: &Api,
         upstream: &Upstream,
-        content: &MessageContent,
         away: Vec<&(String, String)>,
         sent: EmitAnswer,
     ) -> Result<EmitAnswer, ApiRefusal> {
@@ -220,7 +249,7 @@ impl AwayOrder {
                 terms: &self.terms,
                 user: value,
                 id: Some(self.id.clone()),
-                content: content.clone(),
+                content: self.content.clone(),
                 keep: self.keep,
             };
             // One after the other: they share one connection, and the first failure ends it.

@@ -1,8 +1,12 @@
 //! `POST /api/v1/emit`: sends a Socket.IO event of the backend to the clients of an upstream, on the way that
 //! `[upstream.NAME] emit` names.
 //!
-//! A message is sent at most once. If anything in the request is wrong, nothing is sent. Left out: what each way sends
-//! (`crate::emit`, `bus::emit`, `admin::broadcast`), users that are away (`away`), and the token that allows this and nothing else (`auth`).
+//! A message is sent at most once, unless it is for users of an `offline_queue` ([`away`](super::away)). If anything in
+//! the request is wrong, nothing is sent. In a fleet, frames go to the sockets of all stickyds ([`fleet`]). Left out:
+//! what each way sends (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing else
+//! (`auth`).
+
+mod fleet;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +14,14 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::api::{EmitAnswer, EmitOrder};
 use super::away::AwayOrder;
 use super::broadcast::{Allowed, check_event, describe, send_to};
 use super::layers::WholeBody;
+use super::orders::Passing;
 use super::sockets::close::{read_order, wrong};
 use super::sockets::gather;
 use super::{Api, ApiRefusal, refuse};
@@ -42,13 +48,23 @@ const USUAL_TIMEOUT: Duration = Duration::from_secs(5);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `POST /api/v1/emit`: sends an event, and waits for the result.
-pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> Result<Json<EmitAnswer>, ApiRefusal> {
+pub(crate) async fn send(
+    State(api): State<Api>,
+    passing: Passing,
+    WholeBody(body): WholeBody,
+) -> Result<Json<EmitAnswer>, ApiRefusal> {
     let order: EmitOrder = read_order(&body, HELP)?;
     let upstream = upstream(&api, order.upstream.as_deref())?;
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
-    let away = AwayOrder::read(&api, &order, &upstream, &way, &message)?;
+    let who = passing.of_backend(&api);
+    let away = AwayOrder::read(&api, &order, &upstream, &way, &message, who.is_none())?;
+    if let (EmitWay::Frames, Some(who)) = (&way, who) {
+        // Nothing is sent anywhere if a room is wrong.
+        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
+        return fleet::emit(&api, &upstream, order, who, away).await.map(Json);
+    }
     let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
         say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
@@ -58,7 +74,8 @@ pub(crate) async fn send(State(api): State<Api>, WholeBody(body): WholeBody) -> 
         EmitWay::Bus => EmitVia::Bus,
         EmitWay::Frames => EmitVia::Frames,
     };
-    let emission = Emission { message, ack, path: order.path, text: order.text };
+    let id = away.as_ref().map(|away| away.id().to_owned());
+    let emission = Emission { message, ack, path: order.path, text: order.text, id };
     let said = match (way, away) {
         (EmitWay::Redis(to), _) => over_redis(&api, &upstream, &to, &emission.message).await,
         (EmitWay::Bus, None) => over_bus(&api, &upstream, emission).await,
@@ -78,6 +95,8 @@ pub(super) struct Emission {
     pub(super) ack: Option<Duration>,
     pub(super) path: Option<String>,
     pub(super) text: Option<String>,
+    /// Name of the message, if it is stored for users that are away: all receivers get it, so that they know copies.
+    pub(super) id: Option<String>,
 }
 
 impl Emission {
@@ -86,14 +105,20 @@ impl Emission {
         Self { message: EmitMessage { rooms, ..self.message.clone() }, ..self.clone() }
     }
 
+    /// The arguments that Socket.IO clients get: those of the request, and the name of the message.
+    fn named_args(&self) -> Vec<Value> {
+        self.message.args.iter().cloned().chain(self.id.clone().map(Value::from)).collect()
+    }
+
     /// The frames of the message, for sockets of both kinds.
     pub(super) fn frames(&self) -> Arc<Broadcast> {
         let EmitMessage { namespace, event: name, args, .. } = &self.message;
-        let plain = match &self.text {
-            Some(text) => text.clone(),
-            None => serde_json::json!({ "args": args, "event": name }).to_string(),
+        let plain = match (&self.text, &self.id) {
+            (Some(text), _) => text.clone(),
+            (None, None) => serde_json::json!({ "args": args, "event": name }).to_string(),
+            (None, Some(id)) => serde_json::json!({ "args": args, "event": name, "id": id }).to_string(),
         };
-        Broadcast::new(Some(&plain), Some(&event(namespace, name, args)))
+        Broadcast::new(Some(&plain), Some(&event(namespace, name, &self.named_args())))
     }
 }
 
@@ -193,7 +218,8 @@ async fn over_redis(
 }
 
 pub(super) async fn over_bus(api: &Api, upstream: &Upstream, emission: Emission) -> Result<EmitAnswer, ApiRefusal> {
-    let Emission { message, ack, path, .. } = emission;
+    let message = EmitMessage { args: emission.named_args(), ..emission.message };
+    let (ack, path) = (emission.ack, emission.path);
     let began = Instant::now();
     let name = upstream.config.name.clone();
     let unlinked = || {

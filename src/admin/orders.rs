@@ -6,11 +6,13 @@
 
 pub(super) mod obey;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{FromRequestParts, Query, State};
+use axum::http::request::Parts;
 use axum::http::{Method, Request, StatusCode, header};
 use axum::{Extension, Json};
 use percent_encoding::percent_decode_str;
@@ -53,18 +55,19 @@ const MOST_WORKERS: usize = 10_000;
 pub(crate) struct AppliedOrders(Mutex<BTreeMap<(String, String), FleetState>>);
 
 impl AppliedOrders {
-    /// Notes an order for a worker; `false` if it is not later than the one before.
-    fn note(&self, state: &FleetState) -> bool {
+    /// Notes an order for a worker, and says how it stands to the one before.
+    fn note(&self, state: &FleetState) -> Ordering {
         let mut all = lock(&self.0);
         let key = (state.upstream.clone(), state.worker.clone());
-        if all.get(&key).is_some_and(|last| last.version() >= state.version()) {
-            return false;
+        let order = all.get(&key).map_or(Ordering::Greater, |last| state.version().cmp(&last.version()));
+        if order != Ordering::Greater {
+            return order;
         }
         if all.len() >= MOST_WORKERS && !all.contains_key(&key) {
             all.clear();
         }
         all.insert(key, state.clone());
-        true
+        order
     }
 
     /// The noted orders that Redis has lost, or in whose place it has earlier ones.
@@ -91,6 +94,26 @@ pub(super) enum OrderScope {
 /// Marks a request that another stickyd has passed on, or this one to itself: it is not passed on again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PassedOn;
+
+/// Where a request comes from: it is passed on to the fleet if it comes from a client of the API.
+pub(super) struct Passing(Option<String>);
+
+impl Passing {
+    /// The sender of a request that is to be passed on; `None` if this stickyd is to execute it alone.
+    pub(super) fn of_backend(self, api: &Api) -> Option<String> {
+        self.0.filter(|_| api.shared.sessions.fleet().is_some())
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Passing {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let is_passed_on = parts.extensions.get::<PassedOn>().is_some();
+        let who = parts.extensions.get::<AdminOperator>().map(|operator| operator.0.clone());
+        Ok(Self(who.filter(|_| !is_passed_on)))
+    }
+}
 
 /// `GET /api/v1/fleet/orders?path=…`: what every stickyd answers to a read.
 pub(super) async fn ask(
@@ -164,6 +187,24 @@ pub(super) async fn everywhere(
     Ok(answer)
 }
 
+/// Executes a request of the backend on this stickyd alone.
+pub(super) async fn perform_here(
+    api: &Api,
+    method: Method,
+    FleetOrderBody { body, path, .. }: FleetOrderBody,
+) -> Result<FleetReplyView, ApiRefusal> {
+    let fleet = fleet::of(api)?;
+    let body = body.map(|body| body.to_string()).unwrap_or_default();
+    let (status, answer) = execute(api, method.as_str(), &path, &body).await;
+    let (name, node) = (fleet.name().to_owned(), format!("{:016x}", fleet.node()));
+    Ok(FleetReplyView { answer: read(&answer), name, node, own: true, status })
+}
+
+/// The reason in the answer to a request that failed.
+pub(super) fn reason_of(answer: &Value) -> String {
+    answer["error"].as_str().or(answer.as_str()).map_or_else(|| answer.to_string(), str::to_owned)
+}
+
 /// Sends an order to these members, and executes it here if it is for this stickyd, too.
 async fn go_round(
     api: &Api,
@@ -172,7 +213,7 @@ async fn go_round(
     members: &[FleetMember],
     scope: OrderScope,
 ) -> FleetOrdersAnswer {
-    let (asked, mut silent) = split(fleet, members);
+    let (asked, mut silent) = split(fleet, members, scope);
     let own = async {
         let is_meant = scope != OrderScope::Search && order.to.is_none_or(|node| node == fleet.node());
         if is_meant { Some(obey::perform(api, order).await) } else { None }
@@ -213,13 +254,17 @@ async fn keep(fleet: &Fleet, state: &FleetState) -> Result<(), ApiRefusal> {
 
 /// Divides the members into those that are asked, and those of which it is known that they will not answer. This
 /// stickyd is in neither part.
-fn split(fleet: &Fleet, members: &[FleetMember]) -> (Vec<FleetMember>, Vec<FleetSilentView>) {
+fn split(fleet: &Fleet, members: &[FleetMember], scope: OrderScope) -> (Vec<FleetMember>, Vec<FleetSilentView>) {
     let (mut asked, mut silent) = (Vec::new(), Vec::new());
     for member in members.iter().filter(|member| member.node != fleet.node()) {
         match &member.summary {
             None => silent.push(missing(&member.name, member.node, "has another secret")),
             Some(summary) if !summary.control => {
                 silent.push(missing(&member.name, member.node, "takes no orders (control = false)"));
+            }
+            // It gets the message, but no message of the backend waits for it again.
+            Some(_) if scope != OrderScope::Operator && fleet.was_silent(member.node) => {
+                silent.push(missing(&member.name, member.node, "was silent a moment ago"));
             }
             Some(_) => asked.push(member.clone()),
         }
@@ -342,11 +387,11 @@ mod tests {
     #[test]
     fn an_earlier_order_does_not_undo_a_later_one() {
         let applied = AppliedOrders::default();
-        assert!(applied.note(&state("w1", 5, 1)));
-        assert!(!applied.note(&state("w1", 5, 1)), "the same order");
-        assert!(!applied.note(&state("w1", 4, 9)));
-        assert!(applied.note(&state("w2", 4, 9)), "another worker");
-        assert!(applied.note(&state("w1", 5, 2)));
+        assert_eq!(applied.note(&state("w1", 5, 1)), Ordering::Greater);
+        assert_eq!(applied.note(&state("w1", 5, 1)), Ordering::Equal);
+        assert_eq!(applied.note(&state("w1", 4, 9)), Ordering::Less);
+        assert_eq!(applied.note(&state("w2", 4, 9)), Ordering::Greater, "another worker");
+        assert_eq!(applied.note(&state("w1", 5, 2)), Ordering::Greater);
         assert_eq!(applied.missing_in(&[]).len(), 2, "Redis has lost all");
         assert_eq!(applied.missing_in(&[state("w1", 5, 1), state("w2", 6, 0)]), [state("w1", 5, 2)]);
     }

@@ -12,10 +12,13 @@ use axum::http::StatusCode;
 
 use super::api::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 use super::{Api, ApiRefusal, refuse};
-use crate::affinity::explain::{Decision, ExplainQuestion, default_rule, explain as decide};
+use crate::affinity::explain::{Decision, ExplainQuestion, SharedSession, default_rule, explain as decide};
 use crate::client::Client;
 use crate::clock;
-use crate::cookie::{Cookie, SeenCookie};
+use crate::cookie::{Cookie, SeenCookie, WorkerId};
+use crate::engine_io::MAX_ID;
+use crate::fleet::SharedPin;
+use crate::keys::Key;
 use crate::rules::LiveRule;
 use crate::state::Snapshot;
 use crate::upstream::Upstream;
@@ -60,7 +63,7 @@ fn rule<'a>(upstream: &'a Upstream, query: &HashMap<String, String>) -> Result<O
 /// `GET /api/v1/pins?upstream=app&sid=…&rule=…`: the pin of one session.
 pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -> Result<Json<PinAnswer>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule"])?;
-    let snapshot = api.shared.snapshot.load();
+    let snapshot = api.shared.snapshot.load_full();
     let upstream = upstream(&snapshot, &query)?;
     let sid = query.get("sid").filter(|sid| !sid.is_empty());
     let sid = sid.ok_or_else(|| refuse(StatusCode::UNPROCESSABLE_ENTITY, "no session given: add sid=ID"))?;
@@ -74,24 +77,53 @@ pub(crate) async fn pin(State(api): State<Api>, Query(query): QueryParameters) -
         (pin.worker().cloned(), pin.age_s(clock::now_s()), pin.has_tunnel(), pin.slot())
     });
     let Some((view, (worker, age_s, has_tunnel, slot))) = seen else {
-        let why = "this stickyd has no pin for that session (its worker may still know it)";
-        return Err(refuse(StatusCode::NOT_FOUND, why));
+        return of_redis(&api, upstream, rule, key).await.map(Json);
     };
     let ending = worker.as_ref().and_then(|worker| worker.admin.ending());
     let due = ending.filter(|_| !has_tunnel).and_then(|ending| ending.due_ms(slot, key.jitter()));
     Ok(Json(PinAnswer {
-        age_s,
+        age_s: Some(age_s),
         drain_ends_in_s: due.map(|due| due.since(clock::now_ms()).div_ceil(1_000)),
         ended: worker.is_none(),
         expires_in_s: view.left.map(|left| left.as_secs()),
         holds: view.holds,
         idle_s: view.left.map(|left| view.ttl.saturating_sub(left).as_secs()),
         rule: rule.map(|live| live.rule.name.clone()),
+        source: "here".to_owned(),
         ttl_s: view.ttl.as_secs(),
         tunnel: has_tunnel,
         upstream: upstream.config.name.clone(),
         worker: worker.map(|worker| worker.name.clone()),
     }))
+}
+
+/// What the fleet's Redis knows of a session that is not pinned here.
+async fn of_redis(api: &Api, upstream: &Upstream, rule: Option<&LiveRule>, key: Key) -> Result<PinAnswer, ApiRefusal> {
+    let none = |end: &str| {
+        let why = format!("this stickyd has no pin for that session{end} (its worker may still know it)");
+        refuse(StatusCode::NOT_FOUND, why)
+    };
+    let fleet = api.shared.sessions.fleet().filter(|fleet| fleet.settings().pins);
+    let fleet = fleet.ok_or_else(|| none(""))?;
+    let Some(known) = fleet.inspect(key).await else {
+        return Err(none(", and the fleet's Redis does not answer"));
+    };
+    let pin = known.ok_or_else(|| none(", and the fleet's Redis has none"))?;
+    let worker = upstream.worker(WorkerId(pin.worker)).filter(|_| !pin.is_ended);
+    Ok(PinAnswer {
+        age_s: None,
+        drain_ends_in_s: None,
+        ended: pin.is_ended,
+        expires_in_s: None,
+        holds: 0,
+        idle_s: None,
+        rule: rule.map(|live| live.rule.name.clone()),
+        source: "redis".to_owned(),
+        ttl_s: pin.ttl_s.into(),
+        tunnel: false,
+        upstream: upstream.config.name.clone(),
+        worker: worker.map(|worker| worker.name.clone()),
+    })
 }
 
 /// `GET /api/v1/explain?upstream=app&sid=…&cookie=…&address=…&kind=session`: the worker a request would go to, and why.
@@ -101,7 +133,7 @@ pub(crate) async fn explain(
 ) -> Result<Json<ExplainAnswer>, ApiRefusal> {
     known(&query, &["upstream", "sid", "rule", "cookie", "address", "kind"])?;
     let wrong = |why: String| refuse(StatusCode::UNPROCESSABLE_ENTITY, why);
-    let snapshot = api.shared.snapshot.load();
+    let snapshot = api.shared.snapshot.load_full();
     let upstream = upstream(&snapshot, &query)?;
     let address = query.get("address").map(|text| text.parse::<IpAddr>());
     let address = address.transpose().map_err(|_| wrong("`address` is not an IP address".to_owned()))?;
@@ -112,9 +144,17 @@ pub(crate) async fn explain(
     };
     let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
     let rule = rule(upstream, &query)?;
+    let sid = query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes);
+    let known = shared_pin(&api, upstream, rule, sid).await;
+    let worker = known.and_then(|pin| upstream.worker(WorkerId(pin.worker)));
+    let shared = match known {
+        Some(pin) if pin.is_ended => Some(SharedSession::Ended),
+        _ => worker.map(SharedSession::At),
+    };
     let asked = ExplainQuestion {
         rule,
-        sid: query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes),
+        shared,
+        sid,
         cookie: cookie.flatten(),
         client: address.map(|address| Client { address: address.to_canonical(), known: true, secure: false }),
         ordinary,
@@ -132,6 +172,20 @@ pub(crate) async fn explain(
         rule: asked.sid.and(rule).map(|live| live.rule.name.clone()),
         upstream: upstream.config.name.clone(),
     }))
+}
+
+/// The pin of a session in the fleet's Redis, if this stickyd would look it up.
+async fn shared_pin(api: &Api, upstream: &Upstream, rule: Option<&LiveRule>, sid: Option<&[u8]>) -> Option<SharedPin> {
+    let (fleet, live, sid) = (api.shared.sessions.fleet()?, rule?, sid?);
+    // Such ids are too long for a look-up, too.
+    if sid.len() > MAX_ID || live.rule.client_made {
+        return None;
+    }
+    let key = live.key(&api.shared.sessions.keys, &upstream.config.name, sid);
+    if api.shared.sessions.pins.inspect(key, Instant::now(), |_| ()).is_some() {
+        return None;
+    }
+    fleet.inspect(key).await?
 }
 
 /// Reads a cookie, given as its value alone or as `name=value`.

@@ -29,8 +29,19 @@ pub struct ExplainQuestion<'a> {
     pub cookie: Option<Cookie>,
     /// Client that would send the request.
     pub client: Option<Client>,
+    /// What the fleet's Redis says of the session, if it is not pinned here.
+    pub shared: Option<SharedSession<'a>>,
     /// Without a sid: whether the request is ordinary instead of starting a new session.
     pub ordinary: bool,
+}
+
+/// What the fleet's Redis says of a session.
+#[derive(Clone, Copy)]
+pub enum SharedSession<'a> {
+    /// An operator ended it, at any of the stickyds.
+    Ended,
+    /// Another stickyd has pinned it to this worker.
+    At(&'a Arc<Worker>),
 }
 
 /// Reason for a decision.
@@ -38,6 +49,8 @@ pub struct ExplainQuestion<'a> {
 pub enum Why {
     /// The sid is pinned to the worker.
     Pinned,
+    /// Another stickyd of the fleet has pinned the sid to the worker, as Redis says.
+    Shared,
     /// The sid is not pinned here: discovery would start at the worker.
     Unpinned,
     /// An operator ended the session.
@@ -65,6 +78,7 @@ impl Why {
     pub fn word(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",
+            Self::Shared => "shared",
             Self::Unpinned => "unpinned",
             Self::Ended => "ended",
             Self::Gone => "gone",
@@ -82,6 +96,9 @@ impl Why {
     pub fn words(self, has_worker: bool) -> &'static str {
         match self {
             Self::Pinned => "the sid is pinned to this worker; a pin never moves",
+            Self::Shared => {
+                "another stickyd has pinned the sid to this worker: Redis says so, and the worker confirms it"
+            }
             Self::Unpinned if has_worker => {
                 "the sid is not pinned here: the workers would be asked, this one first, until one knows it"
             }
@@ -135,7 +152,11 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_
         return (None, Why::TooLong);
     }
     let key = live.key(&sessions.keys, &upstream.config.name, sid);
-    match sessions.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()) {
+    let pinned = sessions.pins.peek(key, Instant::now(), |pin| pin.worker().cloned());
+    if let (None, Some(shared), false) = (&pinned, question.shared, live.rule.client_made) {
+        return shared_decision(upstream, question, shared);
+    }
+    match pinned {
         None if live.rule.client_made => match upstream.hash(&plain_hash(sid), &[]) {
             Some(worker) => (Some(worker.clone()), Why::Made),
             None => (None, Why::Nobody),
@@ -151,6 +172,16 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_
         Some(Some(worker)) if worker.gone() => (None, Why::Gone),
         Some(Some(worker)) if !worker.serves() => (None, Why::Ended),
         Some(Some(worker)) => (Some(worker), Why::Pinned),
+    }
+}
+
+/// What Redis says decides, except where the worker takes no requests: then the workers are asked.
+fn shared_decision(upstream: &Upstream, question: ExplainQuestion<'_>, shared: SharedSession<'_>) -> Decision {
+    match shared {
+        SharedSession::Ended => (None, Why::Ended),
+        SharedSession::At(worker) if worker.gone() => (None, Why::Gone),
+        SharedSession::At(worker) if worker.serves() => (Some(worker.clone()), Why::Shared),
+        SharedSession::At(_) => (first_guess(upstream, question), Why::Unpinned),
     }
 }
 

@@ -179,6 +179,13 @@ impl FarHubs {
         self.announce(hub, true);
     }
 
+    /// What the others said may be lost: they are asked again, unless the way is closed. [`Self::link`] asks then.
+    pub(crate) fn ask(&self, hub: &Hub) {
+        if self.linked.get() {
+            self.announce(hub, true);
+        }
+    }
+
     /// The way is gone: at once nothing is waited for from other machines.
     pub(crate) fn lose(&self, hub: &Hub) {
         self.linked.set(false);
@@ -237,6 +244,8 @@ impl FarHubs {
         let Some((key, said)) = read(message) else { return false };
         let group = hub.groups.borrow().get(&key).cloned();
         match said {
+            // Nothing reaches them, so no call may wait for them; they are asked once the way is open.
+            FarMessage::Members { .. } if !self.linked.get() => {}
             FarMessage::Members { members, asks } => {
                 let pair = (from, key.clone());
                 let is_room = self.known.borrow().len() < MOST_PAIRS || self.known.borrow().contains_key(&pair);

@@ -108,6 +108,11 @@ impl Hub {
         self.far.link(self);
     }
 
+    /// Messages of other machines may be lost: asks for their members again.
+    pub(crate) fn ask_far(&self) {
+        self.far.ask(self);
+    }
+
     /// The way to other machines is gone.
     pub(crate) fn lose_far(&self) {
         self.far.lose(self);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::fleet_wide::{FleetArgs, FleetSaid, FleetText};
 use super::remote::{AdminClient, RemoteArgs, RemoteError};
 use super::sockets::Filters;
-use crate::admin::api::{BroadcastAnswer, BroadcastOrder, NotReached, paths};
+use crate::admin::api::{BroadcastAnswer, BroadcastOrder, paths};
 
 /// Arguments of `stickyd broadcast`.
 #[derive(Debug, Args)]
@@ -81,21 +81,12 @@ impl BroadcastCommand {
 }
 
 /// Adds what two stickyds have reached.
-fn add(one: BroadcastAnswer, other: BroadcastAnswer) -> BroadcastAnswer {
-    let (a, b) = (one.not_reached, other.not_reached);
-    BroadcastAnswer {
-        matched: one.matched + other.matched,
-        not_reached: NotReached {
-            closing: a.closing + b.closing,
-            denied: a.denied + b.denied,
-            not_ready: a.not_ready + b.not_ready,
-            other_kind: a.other_kind + b.other_kind,
-            polling: a.polling + b.polling,
-            slow: a.slow + b.slow,
-        },
-        reached: one.reached + other.reached,
-        took_ms: one.took_ms.max(other.took_ms),
-    }
+fn add(mut one: BroadcastAnswer, other: BroadcastAnswer) -> BroadcastAnswer {
+    one.not_reached.add(&other.not_reached);
+    one.matched += other.matched;
+    one.reached += other.reached;
+    one.took_ms = one.took_ms.max(other.took_ms);
+    one
 }
 
 fn told(said: &BroadcastAnswer) -> String {

@@ -1,4 +1,5 @@
-//! `stickyd check`: reads a configuration as `run` does, and prints what it finds. Nothing is started.
+//! `stickyd check`: reads a configuration as `run` does, and prints what it finds. Nothing is started. With
+//! `--as-service` the files are read as the user of the systemd unit, because root may read what the service may not.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::FILE;
-use crate::config::{self, Config, Severity};
+use super::service::ServiceReader;
+use crate::config::{self, Config, Loaded, Severity};
 use crate::printable::printable_lines;
 
 /// Arguments of `stickyd check`.
@@ -21,19 +23,53 @@ pub struct CheckCommand {
     /// Fail on warnings, too: an expired certificate, a secret that others may read
     #[arg(long)]
     pub strict: bool,
+    /// Read the file, and every file that it names, as the service may: with the user, the groups and the credentials
+    /// of this systemd unit, a name or the path of a unit file. For root only [default UNIT: stickyd.service]
+    #[arg(long, value_name = "UNIT", num_args = 0..=1, require_equals = true, default_missing_value = "stickyd.service")]
+    pub as_service: Option<String>,
 }
 
 impl CheckCommand {
     /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
         let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
-        check(file, self.strict, &mut std::io::stdout(), &mut std::io::stderr())
+        let (out, err) = (&mut std::io::stdout(), &mut std::io::stderr());
+        match &self.as_service {
+            None => report(config::load_with_warnings(file), self.strict, out, err),
+            Some(unit) => check_as(unit, file, self.strict, out, err),
+        }
     }
 }
 
-/// Does what [`CheckCommand::run`] does, with the two outputs as arguments. A closed output does not change the result.
-pub(crate) fn check(file: &Path, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
-    match config::load_with_warnings(file) {
+/// Checks a file as the service of the unit would read it.
+fn check_as(unit: &str, file: &Path, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let read = ServiceReader::find(unit).and_then(|reader| Ok((reader.load(file)?, reader)));
+    let (read, reader) = match read {
+        Ok(read) => read,
+        Err(why) => {
+            let _ = writeln!(err, "error: {}", printable_lines(&why));
+            return 1;
+        }
+    };
+    let mut code = report(read.loaded, strict, out, err);
+    for why in read.hidden {
+        let _ = writeln!(err, "error: {}", printable_lines(&why));
+        code = 1;
+    }
+    if code == 0 {
+        let _ = writeln!(out, "read as {reader}");
+    } else {
+        let _ = writeln!(err, "\nread as {reader}");
+        if let Some(help) = reader.help() {
+            let _ = writeln!(err, "  = help: {help}");
+        }
+    }
+    code
+}
+
+/// Prints what was loaded, and returns the exit code. A closed output does not change the result.
+pub(crate) fn report(loaded: Loaded, strict: bool, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    match loaded {
         Ok((_, warnings)) if strict && !warnings.is_empty() => {
             for mut warning in warnings {
                 warning.severity = Severity::Error;

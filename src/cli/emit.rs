@@ -59,7 +59,8 @@ impl EmitCommand {
     pub fn run(&self) -> u8 {
         let said = self.asking.remote.find();
         let said = said.and_then(|admin| admin.done(Method::POST, paths::EMIT, Some(&self.order())));
-        self.asking.finish(said, told)
+        let is_partial = said.as_ref().is_ok_and(|said: &EmitAnswer| said.missing.is_some());
+        self.asking.finish(said, told).max(u8::from(is_partial))
     }
 
     fn order(&self) -> EmitOrder {
@@ -92,7 +93,8 @@ fn told(said: &EmitAnswer) -> String {
 
 fn sent(said: &EmitAnswer) -> String {
     if let Some((reached, matched)) = said.reached.zip(said.matched) {
-        return format!("{reached} of {matched} sockets were reached\n");
+        let missing = said.missing.iter().flatten().map(|why| format!("{why}\n"));
+        return format!("{reached} of {matched} sockets were reached\n") + &missing.collect::<String>();
     }
     let Some((workers, sockets)) = said.workers.zip(said.sockets) else {
         if said.queued.is_some() {

@@ -35,8 +35,14 @@ impl PinCommand {
 fn pin(said: &PinAnswer) -> String {
     let worker = match said.ended {
         true => "none: an operator ended the session".to_owned(),
+        false if said.worker.is_none() => "one that this stickyd does not know".to_owned(),
         false => cell(said.worker.as_ref()),
     };
+    if said.source == "redis" {
+        let life = format!("{} after its last activity", span(said.ttl_s));
+        let source = "the fleet's Redis: another stickyd has pinned it".to_owned();
+        return list(&[("worker", worker), ("found in", source), ("lives for", life)]);
+    }
     let held = match (said.holds, said.tunnel) {
         (0, _) => "nothing".to_owned(),
         (1, true) => "a tunnel".to_owned(),
@@ -45,7 +51,7 @@ fn pin(said: &PinAnswer) -> String {
     };
     let mut rows = vec![
         ("worker", worker),
-        ("pinned for", span(u64::from(said.age_s))),
+        ("pinned for", span(said.age_s.map(u64::from))),
         ("held by", held),
         ("idle for", span(said.idle_s)),
         ("expires in", span(said.expires_in_s)),

@@ -51,7 +51,7 @@ pub(crate) use broadcast::BroadcastCommand;
 pub(crate) use bus::BusCommand;
 pub(crate) use check::CheckCommand;
 #[cfg(test)]
-pub(crate) use check::{check, summary};
+pub(crate) use check::{report, summary};
 pub(crate) use close::CloseCommand;
 pub(crate) use drain::{DrainCommand, MaintCommand, ReadyCommand};
 pub(crate) use emit::EmitCommand;
@@ -108,6 +108,8 @@ pub enum Command {
     /// Check a configuration file, and print a summary or every error in it
     ///
     /// Nothing is started. Warnings and errors go to standard error, with line and column.
+    ///
+    /// Example: sudo stickyd check --as-service
     Check(CheckCommand),
     /// Make a running stickyd reload its configuration file
     ///

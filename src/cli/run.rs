@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{FILE, quick};
 use crate::config::{self, AdminAddress, Config, Diagnostic, Loaded, Severity, Sources};
+use crate::systemd::service_unit::check_confined;
 
 /// Arguments of `stickyd run`.
 #[derive(Debug, Args)]
@@ -35,12 +36,6 @@ pub struct RunCommand {
     #[arg(last = true, value_name = "COMMAND", requires = "spawn")]
     pub command: Vec<String>,
 }
-
-/// Says that stickyd's own hardened unit cannot start workers: it forbids memory that is written and then run (Node's
-/// compiler), and folders below /home.
-const HARDENED: &str = "error: stickyd.service is too confined to start workers (MemoryDenyWriteExecute, ProtectHome)\n  \
-    = help: start stickyd-workers.service, and write spawner = \"unix:/run/stickyd-workers/spawn.sock\" in the \
-    configuration";
 
 impl RunCommand {
     /// Returns why the command line is incomplete, if it is: it names no file, and there is none at the default path.
@@ -89,9 +84,8 @@ impl RunCommand {
     /// # Errors
     /// The message for the operator.
     pub fn check_unit(&self, config: &Config) -> Result<(), String> {
-        let spawns = config.spawner.is_none() && config.upstreams.iter().any(|upstream| upstream.spawn.is_some());
-        let hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
-        if spawns && hardened { Err(HARDENED.to_owned()) } else { Ok(()) }
+        let is_hardened = std::env::var_os("STICKYD_UNIT").is_some_and(|unit| unit == "hardened");
+        if is_hardened { check_confined(config).map_err(|why| format!("error: {why}")) } else { Ok(()) }
     }
 
     fn with_bus(&self, mut config: Config) -> Config {

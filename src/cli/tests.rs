@@ -13,6 +13,10 @@ fn run(args: &[&str]) -> Result<RunCommand, String> {
     }
 }
 
+fn load(file: &str) -> crate::config::Loaded {
+    crate::config::load_with_warnings(Path::new(file))
+}
+
 #[test]
 fn the_command_line_definition_is_valid() {
     <Cli as CommandFactory>::command().debug_assert();
@@ -68,7 +72,7 @@ fn check_takes_its_file_like_other_commands_too() {
 #[test]
 fn checking_a_missing_file_fails_and_names_it() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    assert_eq!(check(Path::new("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
+    assert_eq!(report(load("/nonexistent/s.toml"), false, &mut out, &mut err), 1);
     assert!(out.is_empty());
     insta::assert_snapshot!(
         String::from_utf8(err).unwrap(),
@@ -82,7 +86,7 @@ fn a_check_prints_the_summary() {
     std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
         .unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = check(&file, false, &mut out, &mut err);
+    let code = report(load(file.to_str().unwrap()), false, &mut out, &mut err);
     std::fs::remove_file(&file).unwrap();
     assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
 }

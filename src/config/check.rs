@@ -20,8 +20,8 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet,
-    history, limits, listener, log, notify, offline_queue, quick_spawn, routes, rules, secret, state_dir, upstream,
-    workers,
+    history, limits, listener, log, notify, offline_queue, quick_spawn, routes, rules, secret, state_dir, telemetry,
+    upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -128,6 +128,7 @@ pub(crate) fn without_file(listeners: Vec<Listener>, upstreams: Vec<Upstream>) -
         history: HistoryConfig::default(),
         log: Log::default(),
         notify: Arc::default(),
+        telemetry: None,
     }
 }
 
@@ -167,6 +168,7 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     let history = history::read(&mut root);
     let log = log::read(context, &mut root);
     let notify = notify::read(context, &mut root);
+    let telemetry = telemetry::read(context, &mut root);
     root.finish();
     addresses::differ(context, &listeners, &admin);
     addresses::no_loops(context, &listeners, &upstreams);
@@ -195,6 +197,7 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
         history,
         log,
         notify,
+        telemetry,
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Errors {
     /// Number of findings that were dropped because there are more than [`MAX_FOUND`].
     more: usize,
     /// Whether a certificate or key of a listener cannot be used.
-    of_certificate: bool,
+    of_certificate: Option<String>,
 }
 
 /// Maximum number of findings kept. A log file given by mistake has one on every line, and for each the text is walked
@@ -35,9 +35,9 @@ impl Errors {
         &self.found
     }
 
-    /// Whether a certificate or key of a listener is among what cannot be used.
-    pub(crate) fn is_about_certificates(&self) -> bool {
-        self.of_certificate
+    /// Why a certificate or key of a listener cannot be used, if one cannot.
+    pub(crate) fn of_certificate(&self) -> Option<&str> {
+        self.of_certificate.as_deref()
     }
 
     /// The same error with what helps, for one about a file as a whole.
@@ -51,7 +51,7 @@ impl Errors {
     /// An error about the file as a whole, such as a file that cannot be read or is not text.
     pub(crate) fn of_file(message: String) -> Self {
         let found = vec![Diagnostic { severity: Severity::Error, message, place: None, help: None }];
-        Self { found, more: 0, of_certificate: false }
+        Self { found, more: 0, of_certificate: None }
     }
 }
 
@@ -164,7 +164,8 @@ pub(crate) struct Report<'a> {
     found: RefCell<Vec<(usize, Diagnostic)>>,
     more: Cell<usize>,
     failed: Cell<bool>,
-    of_certificate: Cell<bool>,
+    /// First reason that a certificate or key cannot be used.
+    of_certificate: RefCell<Option<String>>,
     /// What the readers ask, if it is to be noted.
     questions: Option<&'a Questions>,
 }
@@ -177,7 +178,7 @@ impl<'a> Report<'a> {
             found: RefCell::default(),
             more: Cell::new(0),
             failed: Cell::new(false),
-            of_certificate: Cell::new(false),
+            of_certificate: RefCell::default(),
             questions: None,
         }
     }
@@ -187,6 +188,11 @@ impl<'a> Report<'a> {
         Self { questions: Some(questions), ..Self::new(file, text) }
     }
 
+    /// Whether the readers are asked for their keys only, and nothing will run.
+    pub(crate) fn is_survey(&self) -> bool {
+        self.questions.is_some()
+    }
+
     /// Notes what a reader asks of the table or value at a place.
     pub(crate) fn ask(&self, at: &Span, asked: impl FnOnce() -> Asked) {
         if let Some(questions) = self.questions {
@@ -194,9 +200,12 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Notes that a certificate or key of a listener cannot be used; the reason is reported separately.
+    /// Notes that a certificate or key of a listener cannot be used; the last error reported is the reason.
     pub(crate) fn certificate_failed(&self) {
-        self.of_certificate.set(true);
+        let found = self.found.borrow();
+        let last = found.iter().rev().find(|(_, one)| one.severity == Severity::Error);
+        let reason = || last.map_or_else(String::new, |(_, one)| one.message.clone());
+        self.of_certificate.borrow_mut().get_or_insert_with(reason);
     }
 
     pub(crate) fn error(&self, at: &Span, message: impl Into<String>) {
@@ -234,7 +243,7 @@ impl<'a> Report<'a> {
         if !self.failed.get() {
             return Ok(found);
         }
-        Err(Errors { found, more: self.more.get(), of_certificate: self.of_certificate.get() })
+        Err(Errors { found, more: self.more.get(), of_certificate: self.of_certificate.into_inner() })
     }
 
     fn add(&self, severity: Severity, at: Option<&Span>, message: String, help: Option<String>) {

@@ -7,7 +7,7 @@ use super::check::log_warnings;
 use super::check::{Context, base, parse_noting};
 use super::error::{Diagnostic, Errors, Report};
 use super::resolve::patient;
-use super::sources::{Noted, Sources};
+use super::sources::{Noted, Sources, StandIn};
 use super::{AdminListener, Config, admin, file, files};
 
 /// A configuration with its warnings, or all of its errors.
@@ -26,7 +26,12 @@ pub fn load_with_warnings(path: &Path) -> Loaded {
 
 /// Reads and checks a file; also returns every file that was read for it, good or bad, so that they can be watched.
 pub(crate) fn load_noting(path: &Path) -> (Sources, Loaded) {
-    let noted = Noted::default();
+    load_with(path, Vec::new())
+}
+
+/// Like [`load_noting`], with other bytes at some paths.
+pub(crate) fn load_with(path: &Path, stand_ins: Vec<StandIn>) -> (Sources, Loaded) {
+    let noted = Noted::with(stand_ins);
     let loaded = text_of(path, &noted).and_then(|text| parse_noting(&text, path, &patient(), &noted));
     (noted.into_sources(path), loaded)
 }

@@ -39,6 +39,7 @@ mod sources;
 pub(crate) mod spawn;
 mod state_dir;
 pub(crate) mod survey;
+mod telemetry;
 mod tls;
 mod tunnels;
 mod upstream;
@@ -76,7 +77,7 @@ pub use listener::{Listener, Redirect};
 #[cfg(any(test, feature = "testing"))]
 pub use load::load;
 pub use load::load_with_warnings;
-pub(crate) use load::{Loaded, load_admin, load_noting};
+pub(crate) use load::{Loaded, load_admin, load_noting, load_with};
 pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use notify::NotifyRules;
@@ -87,7 +88,8 @@ pub(crate) use resolve::look_up;
 pub(crate) use routes::Route;
 pub use rules::Affinity;
 pub(crate) use secret::Secret;
-pub(crate) use sources::{Sources, SourcesState};
+pub(crate) use sources::{Sources, SourcesState, StandIn};
+pub(crate) use telemetry::Telemetry;
 pub(crate) use tls::Certificate;
 pub use tls::{Buffers, ClientAuth, Tls};
 pub use tunnels::Tunnels;
@@ -134,6 +136,8 @@ pub struct Config {
     pub log: Log,
     /// Notifications. A reload applies them.
     pub notify: Arc<NotifyRules>,
+    /// Traces; `None`: there are none. A reload applies it.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Config {

@@ -114,7 +114,7 @@ pub(crate) enum Topic {
     Sockets,
     /// Workers refuse requests of sessions.
     Sessions,
-    /// A certificate is about to expire.
+    /// A certificate is about to expire, or a changed one cannot be used.
     Certificate,
     /// The file is not the running configuration.
     Config,
@@ -191,7 +191,7 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>) -> Arc<NotifyR
 }
 
 /// The name of this machine, as the kernel has it.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let name = files::read(std::path::Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
     let name = String::from_utf8_lossy(&name).trim().to_owned();
     if name.is_empty() { "stickyd".to_owned() } else { name }

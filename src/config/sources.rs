@@ -15,22 +15,48 @@ use super::files;
 /// Maximum number of symbolic links followed, the same as the kernel's (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
+/// The bytes that are read at a path, whatever is there: a credential that systemd will copy to it.
+#[derive(Debug)]
+pub(crate) struct StandIn {
+    at: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl StandIn {
+    /// The bytes of the file `from`, to be read at `at`.
+    ///
+    /// # Errors
+    /// The reason why the file cannot be read.
+    pub(crate) fn read(at: PathBuf, from: &Path) -> Result<Self, String> {
+        Ok(Self { at, bytes: files::read(from)? })
+    }
+}
+
 /// The files that a load has read so far.
 #[derive(Default)]
-pub(crate) struct Noted(RefCell<Vec<SourceFile>>);
+pub(crate) struct Noted {
+    read: RefCell<Vec<SourceFile>>,
+    stand_ins: Vec<StandIn>,
+}
 
 impl Noted {
+    /// No files so far; these stand in for others.
+    pub(crate) fn with(stand_ins: Vec<StandIn>) -> Self {
+        Self { stand_ins, ..Self::default() }
+    }
+
     /// Reads a file with [`files::read`] and records it.
     pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let read = files::read(path);
+        let stand_in = self.stand_ins.iter().find(|one| one.at == path);
+        let read = stand_in.map_or_else(|| files::read(path), |one| Ok(one.bytes.clone()));
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        self.0.borrow_mut().push(SourceFile { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
+        self.read.borrow_mut().push(SourceFile { path, print: read.as_ref().ok().map(|bytes| print(bytes)) });
         read
     }
 
     /// The recorded files as the sources of `file`, the configuration as the caller named it.
     pub(crate) fn into_sources(self, file: &Path) -> Sources {
-        Sources { file: file.to_owned(), all: self.0.into_inner() }
+        Sources { file: file.to_owned(), all: self.read.into_inner() }
     }
 }
 

@@ -336,8 +336,14 @@ macro_rules! tell {
 
 pub(crate) use tell;
 
-/// Adds a field of a log line to the details of an event's text.
+/// Adds a field of a log line to the details of an event's text. A field that is true is told by its name alone, one
+/// that is false not at all.
 pub(crate) fn detail(details: &mut String, name: &str, value: &dyn std::fmt::Display) {
+    let value = match value.to_string().as_str() {
+        "false" => return,
+        "true" => String::new(),
+        value => format!(" {value}"),
+    };
     let separator = if details.is_empty() { "" } else { ", " };
     // The unit stands at the end of a name, and after a value.
     let (name, unit) = match name.rsplit_once('_') {
@@ -345,7 +351,7 @@ pub(crate) fn detail(details: &mut String, name: &str, value: &dyn std::fmt::Dis
         _ => (name, ""),
     };
     let (name, unit) = (name.replace('_', " "), if unit.is_empty() { "" } else { &format!(" {unit}") });
-    details.push_str(&format!("{separator}{name} {value}{unit}"));
+    details.push_str(&format!("{separator}{name}{value}{unit}"));
 }
 
 /// Returns the text of an event: its phrase, and the details in brackets.

@@ -80,15 +80,16 @@ fn the_fields_of_the_log_line_are_told_as_well() {
     let (events, generation, name) = (Events::new(), 3, "chat.example.com");
     let listener = "127.0.0.1:80";
     tell!(events, WorkerRestarted, info, upstream = %"app", worker = %"w\u{7}1", generation, "worker was restarted");
-    tell!(events, DnsChanged, warn, %name, listener = %listener, came = ?[1, 2], after_s = 7, "name has {generation}");
-    tell!(events, Stopping, error, "stopping");
+    tell!(events, DnsChanged, warn, %name, listener = %listener, came = ?[1, 2], after_s = 7, again = true,
+        "name has {generation}");
+    tell!(events, Stopping, error, again = false, "stopping");
     let page = events.page(&EventFilter::default(), 10);
     let told: Vec<_> = page.events.iter().map(|one| (one.severity.word(), &*one.text, one.worker.as_deref())).collect();
     assert_eq!(
         told,
         [
             ("info", "worker was restarted (generation 3)", Some("w\\u{7}1")),
-            ("warning", "name has 3 (name chat.example.com, came [1, 2], after 7 s)", None),
+            ("warning", "name has 3 (name chat.example.com, came [1, 2], after 7 s, again)", None),
             ("error", "stopping", None),
         ]
     );

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value, cmd};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::members::FleetMember;
+use super::queue::{bytes, on};
 use super::{Fleet, FleetMessage};
 use crate::locks::lock;
 
@@ -25,6 +25,9 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
 /// Time in which an order has to be done.
 pub(crate) const WHOLE: Duration = Duration::from_secs(30);
+
+/// Time for which messages of the backend do not wait for a stickyd that was silent: until it is off the list.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// Seconds that Redis keeps an answer that is not read.
 const KEPT_S: u64 = 30;
@@ -206,6 +209,24 @@ impl Fleet {
         self.series.message("dropped");
     }
 
+    /// Whether a stickyd was silent when it was asked last, and may be so still.
+    pub(crate) fn was_silent(&self, node: u64) -> bool {
+        lock(&self.silent).get(&node).is_some_and(|since| since.elapsed() < QUIET)
+    }
+
+    /// Remembers which stickyds did not answer.
+    fn note_silence(&self, asked: &[AskedMember]) {
+        let mut silent = lock(&self.silent);
+        silent.retain(|_, since| since.elapsed() < QUIET);
+        for one in asked {
+            match one.missing {
+                Some(_) => _ = silent.insert(one.node, Instant::now()),
+                None if !one.is_waiting() => _ = silent.remove(&one.node),
+                None => {}
+            }
+        }
+    }
+
     /// Sends an order to the other stickyds, and waits for the answers of those that were `asked`, or until there is an
     /// answer with a status that `is_enough`. Only in that case an answer may be absent.
     pub(crate) async fn order(
@@ -216,7 +237,7 @@ impl Fleet {
     ) -> Vec<(u64, FleetReply)> {
         let began = Instant::now();
         let mut waiting: Vec<_> = asked.iter().map(|member| AskedMember::new(member.node, began)).collect();
-        if !waiting.is_empty() && !self.publish_control(&ControlMessage::Order(order.clone())) {
+        if !self.publish_control(&ControlMessage::Order(order.clone())) {
             let words = || FleetReply::Missing("was not asked: the fleet's Redis does not take the order".to_owned());
             return waiting.iter().map(|one| (one.node, words())).collect();
         }
@@ -238,6 +259,7 @@ impl Fleet {
                 pause = *PAUSES.start();
             }
         }
+        self.note_silence(&waiting);
         let reply = |one: AskedMember| match one.missing {
             Some(words) => (one.node, FleetReply::Missing(words)),
             None => (one.node, FleetReply::Answer(one.status, one.body)),
@@ -312,21 +334,6 @@ impl Fleet {
         if self.ask(vec![push, expire]).await.is_none() {
             tracing::debug!("the fleet's Redis did not take an answer");
         }
-    }
-}
-
-/// A command on one key.
-pub(super) fn on(name: &str, key: &str) -> Cmd {
-    let mut command = cmd(name);
-    command.arg(key);
-    command
-}
-
-/// The bytes of a reply.
-pub(super) fn bytes(value: Value) -> Option<Vec<u8>> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        _ => None,
     }
 }
 

@@ -1,13 +1,14 @@
 //! The members of the fleet: each stickyd shows a summary of itself in Redis, reads those of the others, and says what
 //! differs. Left out: how a summary is made (`server::fleet`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 
 use redis::{Value, cmd};
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
+use crate::locks::lock;
 
 /// Seconds after which a stickyd that has not shown itself again is gone.
 const LIFE_S: u64 = 15;
@@ -87,6 +88,23 @@ pub(crate) struct FleetMember {
 impl FleetMember {
     pub(crate) fn own(node: u64, summary: Summary) -> Self {
         Self { node, name: summary.name.clone(), summary: Some(summary) }
+    }
+}
+
+impl Fleet {
+    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
+    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
+        let mut found = HashMap::new();
+        let members = lock(&self.members);
+        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
+            for worker in &summary.workers {
+                let place = (worker.upstream.clone(), worker.name.clone());
+                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
+                *sessions = sessions.saturating_add(worker.sessions);
+                *stickyds = stickyds.saturating_add(1);
+            }
+        }
+        found
     }
 }
 

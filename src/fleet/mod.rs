@@ -23,11 +23,11 @@ pub(crate) mod states;
 mod store;
 pub(crate) mod users;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::error::Unspecified;
 use redis::{Cmd, Value};
@@ -79,6 +79,8 @@ pub(crate) struct Fleet {
     store: Store,
     users: UserPlaces,
     kept_answers: KeptAnswers,
+    /// Stickyds that did not answer, and since when.
+    silent: Mutex<BTreeMap<u64, Instant>>,
     /// The stickyds of the fleet as last read.
     members: Mutex<Vec<FleetMember>>,
     /// What has to be added to this machine's clock to get that of the Redis, in milliseconds.
@@ -111,6 +113,7 @@ impl Fleet {
             store: Store::default(),
             users: UserPlaces::default(),
             kept_answers: KeptAnswers::default(),
+            silent: Mutex::default(),
             members: Mutex::default(),
             skew_ms: AtomicI64::new(0),
             seen: Notify::new(),
@@ -287,21 +290,6 @@ impl Fleet {
         self.seen.notified().await;
     }
 
-    /// Sessions of each worker through the other stickyds, and the number of these, by upstream and worker.
-    pub(crate) fn sessions_elsewhere(&self) -> HashMap<(String, String), (u64, u32)> {
-        let mut found = HashMap::new();
-        let members = lock(&self.members);
-        for summary in members.iter().filter(|member| member.node != self.node).filter_map(|one| one.summary.as_ref()) {
-            for worker in &summary.workers {
-                let place = (worker.upstream.clone(), worker.name.clone());
-                let (sessions, stickyds) = found.entry(place).or_insert((0_u64, 0_u32));
-                *sessions = sessions.saturating_add(worker.sessions);
-                *stickyds = stickyds.saturating_add(1);
-            }
-        }
-        found
-    }
-
     /// Time of the Redis in microseconds, asked now; `None` if it does not answer.
     pub(crate) async fn redis_us(&self) -> Option<i64> {
         members::redis_us(self).await
@@ -362,6 +350,7 @@ impl Fleet {
                 said: BTreeMap::new(),
                 connected: self.connected.clone(),
                 read_refused: None,
+                failed_read: None,
                 is_replica: false,
             };
             tasks.spawn_local(driver.run(stop.clone()));

@@ -33,7 +33,7 @@ impl Fleet {
         }
     }
 
-    /// Whether the client of a session owes a CONNECT packet still, as far as Redis says.
+    /// Whether the client of a session still owes a CONNECT packet, as far as Redis says.
     pub(crate) async fn still_owes_connect(&self, key: Key) -> bool {
         let Some(shard) = self.shard_of(key).filter(|shard| shard.is_usable()) else { return false };
         let name = self.owing_name(key);

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use redis::Value;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::queue::{Question, on};
+use super::{Fleet, QUESTION};
+use crate::keys::Key;
+
 /// Version of the layout; a value of another version counts as none.
 const VERSION: u8 = 1;
 
@@ -43,6 +51,23 @@ impl SharedPin {
     /// `server::fleet`).
     pub(crate) fn kept_s(self) -> u64 {
         (u64::from(self.ttl_s) * 4).clamp(240, 30 * 24 * 3_600)
+    }
+}
+
+impl Fleet {
+    /// The pin of a session, for an operator: counts nothing, and waits longer than requests do. `None` if Redis does
+    /// not answer.
+    pub(crate) async fn inspect(&self, key: Key) -> Option<Option<SharedPin>> {
+        let shard = self.shard_of(key).filter(|shard| self.settings.pins && shard.is_usable())?;
+        let name = self.pin_name(key);
+        let (answer, reply) = oneshot::channel();
+        let commands = vec![on("GET", &name)];
+        shard.add(|queue| queue.questions.push_back(Question { commands, answer }));
+        match timeout(QUESTION, reply).await.ok()?.ok()?.pop()? {
+            Value::BulkString(sealed) => Some(self.seals.open(&name, &sealed).and_then(|pin| SharedPin::decode(&pin))),
+            Value::Nil => Some(None),
+            _ => None,
+        }
     }
 }
 

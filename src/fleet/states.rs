@@ -5,7 +5,7 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::Fleet;
-use super::control::{bytes, on};
+use super::queue::{bytes, on};
 
 /// Seconds after which states are forgotten if no order renews the table: 30 days.
 const KEPT_S: u64 = 30 * 24 * 3_600;

@@ -156,6 +156,7 @@ pub(super) async fn drive(fleet: Arc<Fleet>, stop: CancellationToken) {
         said: BTreeMap::new(),
         connected: fleet.store.connected.clone(),
         read_refused: None,
+        failed_read: None,
         is_replica: false,
     };
     let tell = async {

@@ -1,12 +1,12 @@
-//! The sockets of each user on all stickyds, for `users` of a route: a list in Redis per user, with one sealed entry per
-//! socket, in the order in which they came.
+//! The sockets of each user on all stickyds, for `users` of a route: a list in Redis per user, with one sealed entry
+//! per socket, in the order in which they came.
 //!
 //! The order of the list decides, so that two stickyds that add the last socket at once agree which of them came first,
-//! whatever their clocks say. The sockets of one session, which several stickyds may
-//! carry, count once. An entry names its stickyd and counts while that stickyd shows itself (`members`): the
-//! entries of a dead one vanish about 20 s later, and no entry has to be renewed for its own sake. The names of users
-//! are hashed. Without Redis, and where it does not answer in time, the count of each stickyd holds
-//! (`route::users`). Left out: what happens to a socket that has to give way (`state::admissions`).
+//! whatever their clocks say. The sockets of one session, which several stickyds may carry, count once. An entry names
+//! its stickyd and counts while that stickyd shows itself (`members`): the entries of a dead one vanish about 20 s
+//! later, and no entry has to be renewed for its own sake. The names of users are hashed. Without Redis, and where it
+//! does not answer in time, the count of each stickyd holds (`route::users`). Left out: what happens to a socket that
+//! has to give way (`state::admissions`).
 
 mod check;
 pub(super) mod upkeep;
@@ -32,12 +32,22 @@ pub(super) const LIST_S: u64 = 3_600;
 /// Maximum number of new sockets that wait for their check; of others, the next socket of their user is checked.
 const MOST_WAITING: usize = 16_384;
 
-/// How long a user who has been found full counts as that while the list is as long: a client that tries again and
-/// again costs one short question each time.
+/// How long a full user counts as full while the list is as long: each further attempt of a client costs one short
+/// question. Long lists are read rarely.
 const FULL_FOR: Duration = Duration::from_secs(1);
+const LONG_FULL_FOR: Duration = Duration::from_secs(10);
 
-/// Maximum number of users who are known to be full.
+/// Maximum number of users that are remembered as full, or as read.
 const MOST_FULL: usize = 4_096;
+
+/// Length from which on a list is long: it is read on the thread of the fleet only, one at a time.
+const LONG: usize = 512;
+
+/// Time between two readings of a long list.
+const LONG_READ: Duration = Duration::from_secs(1);
+
+/// Number of writes up to which a question sees all of them: they are sent before it, in the same batch.
+const SEEN: usize = 64;
 
 /// Topic of messages about the entries of other stickyds.
 const TOPIC: &str = "users";
@@ -79,8 +89,12 @@ pub(super) struct UserPlaces {
     next: AtomicU64,
     waiting: mpsc::Sender<NewPlace>,
     waits: Mutex<Option<mpsc::Receiver<NewPlace>>>,
-    /// Users who have been found full.
+    /// Users that were found to be full.
     full: Mutex<HashMap<UserKey, Instant>>,
+    /// Users with a long list, by when it was read.
+    long: Mutex<HashMap<UserKey, Instant>>,
+    /// Held while a long list is read.
+    long_turn: tokio::sync::Mutex<()>,
     /// When this stickyd has last shown itself to the others.
     shown: Mutex<Option<Instant>>,
     /// Tells that Redis may have lost entries.
@@ -110,6 +124,8 @@ impl Default for UserPlaces {
             waiting,
             waits: Mutex::new(Some(waits)),
             full: Mutex::default(),
+            long: Mutex::default(),
+            long_turn: tokio::sync::Mutex::default(),
             shown: Mutex::default(),
             rejoin: Notify::new(),
         }
@@ -132,18 +148,23 @@ impl UserPlaces {
         }
     }
 
-    /// Whether the user was found full less than a second ago.
-    fn was_full_just_now(&self, user: UserKey) -> bool {
-        let now = Instant::now();
-        lock(&self.full).get(&user).is_some_and(|since| now.duration_since(*since) < FULL_FOR)
+    /// Whether the user, whose list is this long, was found full a moment ago.
+    fn was_full_just_now(&self, user: UserKey, length: usize) -> bool {
+        let full_for = if length > LONG { LONG_FULL_FOR } else { FULL_FOR };
+        is_within(&self.full, user, full_for)
     }
 
     fn found_full(&self, user: UserKey) {
-        let mut full = lock(&self.full);
-        if full.len() >= MOST_FULL {
-            full.clear();
+        note(&self.full, user);
+    }
+
+    /// Whether the long list of a user may be read now; from then on it may not, for a while.
+    fn try_read_long(&self, user: UserKey) -> bool {
+        let may = !is_within(&self.long, user, LONG_READ);
+        if may {
+            note(&self.long, user);
         }
-        full.insert(user, Instant::now());
+        may
     }
 
     fn get(&self, number: u64) -> Option<HeldPlace> {
@@ -158,8 +179,8 @@ impl Fleet {
         UserKey(self.seals.hash(&format!("user {} {scope} {user}", scope.len())))
     }
 
-    /// Enters a socket among those of its user; sockets of one session count once, on whatever stickyds. Returns at once; if the user has too many, the holder of a place is
-    /// told a moment later. `None` only if the library fails.
+    /// Enters a socket among those of its user; sockets of one session count once, on whatever stickyds. Returns at
+    /// once; if the user has too many, the holder of a place is told a moment later. `None` only if the library fails.
     pub(crate) fn enter(
         self: &Arc<Self>,
         user: UserKey,
@@ -168,7 +189,7 @@ impl Fleet {
         holder: Arc<dyn PlaceHolder>,
     ) -> Option<UserPlace> {
         let number = self.users.next.fetch_add(1, Relaxed);
-        let entry = check::Entry { node: self.node, number, session: session.map_or(0, |key| key.0) };
+        let entry = check::UserEntry { node: self.node, number, session: session.map_or(0, |key| key.0) };
         let member = self.seals.seal(&self.list_name(user), &entry.encode())?;
         // While Redis is away the own count holds: what it says later refuses no socket that was let in.
         let is_checked = self.shard_of(user.key()).is_some_and(|shard| shard.is_usable());
@@ -179,9 +200,7 @@ impl Fleet {
             held.insert(number, HeldPlace { user, member: member.clone(), terms, holder });
             self.add_entry(user, member, is_checked.then_some(done));
         }
-        if is_checked {
-            let _ = self.users.waiting.try_send(NewPlace { number, length });
-        } else {
+        if !is_checked || self.users.waiting.try_send(NewPlace { number, length }).is_err() {
             self.series.user_checked("unknown");
         }
         Some(UserPlace { fleet: self.clone(), number })
@@ -190,12 +209,12 @@ impl Fleet {
     fn leave(&self, number: u64) {
         let mut held = lock(&self.users.held);
         if let Some(place) = held.remove(&number) {
-            self.remove_entry(place.user, place.member, 0);
+            self.remove_entry(place.user, place.member);
         }
     }
 
     /// Whether a user has as many sockets as allowed on all stickyds together, as far as Redis says in time.
-    pub(crate) async fn is_user_full(&self, user: UserKey, most: usize) -> bool {
+    pub(crate) async fn check_user_full(&self, user: UserKey, most: usize) -> bool {
         let shard = self.shard_of(user.key()).filter(|shard| shard.is_usable());
         let Some(shard) = shard else {
             self.series.user_checked("unknown");
@@ -209,7 +228,7 @@ impl Fleet {
                 is_full
             }
             unanswered => {
-                // What was given up at once is no fault of the Redis.
+                // What was given up at once does not count against the Redis.
                 if unanswered.is_err() {
                     shard.used(true);
                 }
@@ -226,8 +245,12 @@ impl Fleet {
         if length < most {
             return Some(false);
         }
-        if self.users.was_full_just_now(user) {
+        if self.users.was_full_just_now(user, length) {
             return Some(true);
+        }
+        if length > LONG {
+            // The thread of the fleet reads it once the socket is there.
+            return None;
         }
         let list = self.read_list(user, length).await?;
         let is_full = list.count() >= most;
@@ -259,8 +282,13 @@ impl Fleet {
         self.change_list(user, Write::Keep(name));
     }
 
-    fn remove_entry(&self, user: UserKey, member: Vec<u8>, times: usize) {
-        self.change_list(user, Write::Leave(LostEntry { name: self.list_name(user), member, times }));
+    fn remove_entry(&self, user: UserKey, member: Vec<u8>) {
+        self.change_list(user, Write::Leave(LostEntry { name: self.list_name(user), member }));
+    }
+
+    /// Whether a question that is asked now sees all changes of a user's list that this stickyd has made.
+    fn sees_all(&self, user: UserKey) -> bool {
+        self.shard_of(user.key()).is_some_and(|shard| lock(&shard.queue).writes.len() <= SEEN)
     }
 
     fn change_list(&self, user: UserKey, write: Write) {
@@ -287,6 +315,20 @@ impl UserKey {
     pub(crate) fn key(self) -> Key {
         Key::from_bytes(self.0)
     }
+}
+
+/// Whether a user was noted less than this time ago.
+fn is_within(noted: &Mutex<HashMap<UserKey, Instant>>, user: UserKey, time: Duration) -> bool {
+    let now = Instant::now();
+    lock(noted).get(&user).is_some_and(|since| now.duration_since(*since) < time)
+}
+
+fn note(noted: &Mutex<HashMap<UserKey, Instant>>, user: UserKey) {
+    let mut noted = lock(noted);
+    if noted.len() >= MOST_FULL {
+        noted.clear();
+    }
+    noted.insert(user, Instant::now());
 }
 
 fn list_command(word: &str, name: &str) -> Cmd {

@@ -121,10 +121,10 @@ fn classes_are_kept_with_the_entries_of_the_table() {
     assert_eq!(classes, [(1, 2), (1, 2), (1, 0), (1, 0), (7, 3)]);
 }
 
-/// A field that the h2 crate encodes, too: its encoder takes only valid ones.
+/// Fields that the h2 crate encodes: it refuses `te` and the fields of connections (RFC 9113 §8.2.2).
 fn fields() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
     let value = vec(prop_oneof![0x20_u8..0x7f, 0x80_u8..=0xff], 0..60);
-    vec(("[a-z][a-z0-9-]{0,20}|cookie|accept|etag", value), 0..12)
+    vec(("x[a-z0-9-]{0,20}|cookie|accept|etag", value), 0..12)
 }
 
 /// The blocks that the h2 crate's client sends for these requests.

@@ -81,6 +81,8 @@ pub struct Metrics {
     pub spawn: spawn::SpawnSeries,
     /// Notifications by receiver and result.
     pub(crate) notifications: IntCounterVec,
+    /// Spans of traces by result.
+    pub(crate) spans: IntCounterVec,
     pub(crate) responses: responses::ResponsesSeries,
     pub(crate) workers: worker::WorkersSeries,
     pub(crate) pins: IntGauge,
@@ -121,6 +123,9 @@ impl Metrics {
                 "Notifications by receiver and result: sent, retried (an attempt failed and is repeated), refused by the \
                  receiver, expired (not delivered within an hour), dropped (the queue was full), limited (per_hour).",
                 &["to", "result"], r)?,
+            spans: counters!("stickyd_spans_total",
+                "Spans of traces by result: sent, failed (the receiver did not take them), dropped (the queue was full, \
+                 or stickyd stopped). A build without the feature otel makes none.", &["result"], r)?,
             events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),
@@ -169,6 +174,7 @@ impl Metrics {
             (&self.clients.errors, &["proxy", "tls", "http", "http2"][..]),
             (&self.http2.floods, &["resets", "useless"]),
             (&self.reloads, &["ok", "failed"]),
+            (&self.spans, &["sent", "failed", "dropped"]),
         ] {
             for word in words {
                 series.with_label_values(&[word]);

@@ -375,3 +375,6 @@ fn tell(shared: &Shared, note: &Note) {
     let event = if is_of_worker { event.worker(upstream, subject) } else { event.upstream(upstream) };
     shared.events.tell(event);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! A message in the format of each kind of receiver, within that receiver's limits. Pure.
 //!
-//! Limits: Discord takes 256 characters of a title and 4,096 of a description (Discord, "Embed Limits"); Slack shows
-//! 3,000 characters of a section and splits texts beyond 4,000 ("Reference: blocks", "chat.postMessage"); ntfy takes
+//! Limits: Discord takes 256 characters of a title and 4,096 of a description (Discord, "Embed Limits"); Slack splits
+//! texts beyond 4,000 ("chat.postMessage"), which counts after the escapes of its markup; ntfy takes
 //! 4,096 bytes of a text and makes a larger one an attachment ("Limitations"). No text is ever empty: Discord answers
 //! an empty message with an error, and others drop it.
 
@@ -17,7 +17,7 @@ use crate::config::Secret;
 const DISCORD_TITLE: usize = 256;
 const DISCORD_TEXT: usize = 4_096;
 const SLACK_TITLE: usize = 250;
-const SLACK_TEXT: usize = 2_900;
+const SLACK_ALL: usize = 4_000;
 const NTFY_TITLE: usize = 200;
 const NTFY_TEXT: usize = 4_000;
 const MAIL_TITLE: usize = 200;
@@ -52,14 +52,20 @@ pub(super) fn slack(message: &Message) -> Value {
         Tone::Resolved => ":large_green_circle:",
         Tone::Test => ":large_blue_circle:",
     };
-    let title = cut(&message.subject(), SLACK_TITLE);
-    let text = cut(&code(&message.text()), SLACK_TEXT);
-    json!({ "text": format!("{sign} *{}*\n{}", slack_escaped(&title), slack_escaped(&text)) })
+    let head = format!("{sign} *{}*\n", cut_escaped(&message.subject(), SLACK_TITLE, slack_escape));
+    let room = SLACK_ALL.saturating_sub(utf16(&head));
+    let text = cut_escaped(&code(&message.text()), room, slack_escape);
+    json!({ "text": head + &text })
 }
 
 /// The three characters that Slack's markup reserves ("Escaping text").
-fn slack_escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+fn slack_escape(c: char) -> Option<&'static str> {
+    match c {
+        '&' => Some("&amp;"),
+        '<' => Some("&lt;"),
+        '>' => Some("&gt;"),
+        _ => None,
+    }
 }
 
 /// The message as ntfy takes it: title, tags, priority and text.
@@ -166,21 +172,35 @@ fn non_empty(text: &str) -> &str {
 
 /// The text with at most `most` characters (as UTF-16 counts them, which Discord and Slack do), never empty.
 fn cut(text: &str, most: usize) -> String {
+    cut_escaped(text, most, |_| None)
+}
+
+/// The escaped text with at most `most` characters, never empty and never cut within an escape.
+fn cut_escaped(text: &str, most: usize, escape: fn(char) -> Option<&'static str>) -> String {
     const CUT: &str = " … (cut)";
-    let text = non_empty(text);
-    if text.encode_utf16().count() <= most {
-        return text.to_owned();
+    let room = most.saturating_sub(utf16(CUT));
+    let (mut whole, mut used, mut kept) = (String::new(), 0, 0);
+    for c in non_empty(text).chars() {
+        let before = whole.len();
+        match escape(c) {
+            Some(entity) => whole.push_str(entity),
+            None => whole.push(c),
+        }
+        used += whole.get(before..).map_or(0, utf16);
+        if used <= room {
+            kept = whole.len();
+        }
+        if used > most {
+            whole.truncate(kept);
+            return whole + CUT;
+        }
     }
-    let room = most.saturating_sub(CUT.encode_utf16().count());
-    let mut used = 0;
-    let kept: String = text
-        .chars()
-        .take_while(|c| {
-            used += c.len_utf16();
-            used <= room
-        })
-        .collect();
-    kept + CUT
+    whole
+}
+
+/// Number of characters as UTF-16 counts them.
+fn utf16(text: &str) -> usize {
+    text.encode_utf16().count()
 }
 
 #[cfg(test)]

@@ -215,6 +215,16 @@ fn config(all: &mut Vec<Problem>, shared: &Shared) {
     let state = shared.config.now();
     let Some(error) = state.error else { return };
     let file = state.file.map(|file| file.display().to_string()).unwrap_or_default();
+    if let Some(why) = state.certificate {
+        all.push(Problem {
+            what: "a certificate or key in the configuration file cannot be used".to_owned(),
+            many: "certificates or keys cannot be used".to_owned(),
+            why,
+            meaning: "The certificates before it stay in use, and may expire".to_owned(),
+            todo: format!("stickyd check {file}"),
+            ..problem(Topic::Certificate, "certificate_failed", "", "")
+        });
+    }
     all.push(Problem {
         what: "the configuration file was refused".to_owned(),
         many: "configuration files were refused".to_owned(),
@@ -310,6 +320,7 @@ pub(super) fn ending(shared: &Shared, problem: &Problem) -> ProblemEnd {
         "sockets_low" | "sockets_dropped" => plain(format!("over: {}", problem.what)),
         "config_refused" => plain("the configuration file is in use again".to_owned()),
         "dns_failed" => plain(format!("the name {subject} of {upstream} resolves again")),
+        "certificate_failed" => plain("the certificates and keys in the configuration file can be used".to_owned()),
         "certificate_expiring" => plain(format!("the certificate of {subject} was renewed")),
         _ => plain(format!("over: {}", problem.what)),
     }

@@ -67,8 +67,14 @@ pub(super) struct Outcome<'a> {
 }
 
 impl AccessLine {
-    /// Notes what the head of a request says; its line goes to `sink`.
-    pub(super) fn begin<B>(conn: &Conn, request: &Request<B>, sink: Arc<AccessSink>) -> Box<Self> {
+    /// Notes what the head of a request says; its line goes to `sink`. `trace` is the context of a trace that begins
+    /// with this request.
+    pub(super) fn begin<B>(
+        conn: &Conn,
+        request: &Request<B>,
+        trace: Option<HeaderValue>,
+        sink: Arc<AccessSink>,
+    ) -> Box<Self> {
         let field = |name: HeaderName| request.headers().get(name).cloned();
         let authority = request.uri().authority().map(|host| HeaderValue::from_str(host.as_str()));
         Box::new(Self {
@@ -80,7 +86,7 @@ impl AccessLine {
             host: authority.and_then(Result::ok).or_else(|| field(header::HOST)),
             agent: field(header::USER_AGENT),
             referer: field(header::REFERER),
-            trace: field(HeaderName::from_static("traceparent")),
+            trace: trace.or_else(|| field(HeaderName::from_static("traceparent"))),
             request_id: None,
             worker: None,
             why: None,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::access_line::{AccessLine, Outcome, UNANSWERED};
+#[cfg(feature = "otel")]
+use super::headers;
 use super::request_timeout::Overdue;
 use super::respond::{self, OwnReason};
 use super::response_body::Reply;
@@ -15,6 +17,10 @@ use crate::client::Client;
 use crate::listener::conn::Conn;
 use crate::metrics::{AnsweredBy, SourceLabel};
 use crate::min_rate::Transfer;
+use crate::state::GlobalRules;
+#[cfg(feature = "otel")]
+use crate::traces::RequestOrigin;
+use crate::traces::RequestTrace;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{Count, Worker};
 use hyper::header::HeaderMap;
@@ -43,6 +49,8 @@ pub struct Record {
     in_flight: Option<Count>,
     hold: Option<SessionHold>,
     line: Option<Box<AccessLine>>,
+    /// The trace of the request.
+    pub(crate) trace: RequestTrace,
     /// The deadline of the response, if the upstream sets `request_timeout`.
     pub overdue: Option<Box<Overdue>>,
     /// The last routing decision; kept only if the upstream adds it to responses (`debug_header`).
@@ -55,8 +63,10 @@ impl Record {
     /// Starts the record when the head of a request has arrived.
     pub fn begin<B>(conn: &Rc<Conn>, request: &Request<B>) -> Box<Self> {
         conn.begin_request();
-        let sink = conn.thread.shared.snapshot.load().rules.access_log.clone();
-        let line = sink.map(|sink| AccessLine::begin(conn, request, sink));
+        let snapshot = conn.thread.shared.snapshot.load();
+        let trace = begin_trace(conn, &snapshot.rules, request);
+        let sink = snapshot.rules.access_log.clone();
+        let line = sink.map(|sink| AccessLine::begin(conn, request, trace.own_context(), sink));
         Box::new(Self {
             conn: conn.clone(),
             started: Instant::now(),
@@ -73,6 +83,7 @@ impl Record {
             in_flight: None,
             hold: None,
             line,
+            trace,
             overdue: None,
             decision: None,
             rule: None,
@@ -89,6 +100,7 @@ impl Record {
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
+        self.trace.comes_from(client.address);
         self.served = true;
         self.poll = matches!(ask.kind, RequestKind::Session { poll: true, .. });
         self.rule = match ask.kind {
@@ -103,6 +115,7 @@ impl Record {
 
     /// Notes the client of a request that is not forwarded.
     pub fn comes_from(&mut self, client: Client) {
+        self.trace.comes_from(client.address);
         if let Some(line) = &mut self.line {
             line.client = client.address;
         }
@@ -131,6 +144,7 @@ impl Record {
     pub fn decided(&mut self, worker: &Arc<Worker>, why: SourceLabel) {
         if let Some(upstream) = &self.upstream {
             upstream.series().decided(why);
+            self.trace.decided(&upstream.config.name, why.word());
             if upstream.config.debug_header {
                 self.decision = Some((worker.clone(), why));
             }
@@ -181,6 +195,10 @@ impl Record {
         let own = response.extensions_mut().remove::<OwnReason>();
         let by = if self.by_worker && own.is_none() { AnsweredBy::Worker } else { AnsweredBy::Stickyd };
         self.status = Some(response.status());
+        self.trace.answered(response.status(), own.as_ref().map(|OwnReason(reason)| *reason));
+        if self.tunnel {
+            self.trace.end(false);
+        }
         if let Some(line) = &mut self.line {
             line.first_byte = Some(self.started.elapsed());
             line.reason = own.map(|OwnReason(reason)| reason);
@@ -220,6 +238,20 @@ impl Record {
     }
 }
 
+#[cfg(feature = "otel")]
+fn begin_trace<B>(conn: &Conn, rules: &GlobalRules, request: &Request<B>) -> RequestTrace {
+    let origin = || {
+        let client = headers::client(conn, request.headers());
+        RequestOrigin { client: client.address, secure: client.secure, http2: conn.http2 }
+    };
+    RequestTrace::begin(&conn.thread.shared.traces, rules.telemetry.as_ref(), request, origin)
+}
+
+#[cfg(not(feature = "otel"))]
+fn begin_trace<B>(_: &Conn, _: &GlobalRules, _: &Request<B>) -> RequestTrace {
+    RequestTrace
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if let (Some(upstream), true, false) = (&self.upstream, self.served, self.tunnel) {
@@ -234,6 +266,7 @@ impl Drop for Record {
             series.bytes_down.inc_by(self.bytes_down);
         }
         self.conn.finish_request();
+        self.trace.end(self.cut);
         self.write_line();
     }
 }

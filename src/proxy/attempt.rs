@@ -18,6 +18,7 @@ use crate::body::Outgoing;
 use crate::clock;
 use crate::metrics::LimitLabel;
 use crate::telemetry::say_full;
+use crate::traces::AttemptSpan;
 use crate::upstream::connections::connect::{self, ExchangeTerms, Failure, Lease};
 use crate::upstream::connections::dial::ConnectError;
 use crate::upstream::connections::limit::{self, NoConnection};
@@ -80,10 +81,14 @@ pub(crate) fn attempt(
     async move {
         let mut max_idle = max_idle(job, worker);
         let goodbye = PollGoodbye::of(job, &request);
+        let mut span = job.trace.attempt(&mut request, &worker.name, &worker.address);
         loop {
             let mut lease = match reach(job, worker, max_idle).await {
                 Ok(lease) => lease,
-                Err(error) => return Err(unreached(job, worker, error, request)),
+                Err(error) => {
+                    span.failed(word(&error));
+                    return Err(unreached(job, worker, error, request));
+                }
             };
             if connection_auth::has_credentials(request.headers()) {
                 own_connection::mark(job, &mut lease);
@@ -102,6 +107,7 @@ pub(crate) fn attempt(
                         HandshakeStep::Over(answered) => answered,
                         HandshakeStep::GivenUp(request) => {
                             came_to(job, worker, AttemptOutcome::TimedOut);
+                            span.failed("given_up");
                             return Err(Missed::Lost(request));
                         }
                     }
@@ -110,6 +116,7 @@ pub(crate) fn attempt(
                     Some(answered) => answered,
                     None => {
                         last_requests::keep_session(job, worker, exchange.into_inner(), goodbye);
+                        span.failed("session_ended");
                         return Err(Missed::Ended);
                     }
                 },
@@ -127,17 +134,45 @@ pub(crate) fn attempt(
                     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                         came_to(job, worker, AttemptOutcome::of(response.status().as_u16()));
                     }
+                    span.answered(response.status());
                     return Ok((response, lease, in_flight));
                 }
                 Err(failure) => failure,
             };
+            let is_over = ends(&mut span, &failure, max_idle);
             request = again(job, worker, failure, kept, max_idle)?;
+            if is_over {
+                span = job.trace.attempt(&mut request, &worker.name, &worker.address);
+            }
             if job.resent.get() {
                 tokio::time::sleep(DYING).await;
             }
             // The second round uses a new connection, and there is no third.
             max_idle = Duration::ZERO;
         }
+    }
+}
+
+/// Ends the span of an attempt that failed, and returns whether it did: one whose request was not sent goes on over
+/// another connection, if there is a second round.
+fn ends(span: &mut AttemptSpan, failure: &Failure, max_idle: Duration) -> bool {
+    match failure {
+        Failure::Unsent(_) if !max_idle.is_zero() => return false,
+        Failure::Unsent(_) => span.failed("connect_failed"),
+        Failure::Broken { .. } => span.failed("connection_broken"),
+        Failure::TimedOut { .. } => span.failed("timeout"),
+    }
+    true
+}
+
+/// The word for a failed connect in traces.
+fn word(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Refused => "connection_refused",
+        ConnectError::TimedOut => "connect_timeout",
+        ConnectError::Full | ConnectError::Busy(_) => "worker_full",
+        ConnectError::Reserved => "no_descriptor",
+        ConnectError::Io(_) => "connect_failed",
     }
 }
 

@@ -20,6 +20,7 @@ use crate::route::guard::{Passed, RouteGuard};
 use crate::route::person::Person;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
 use crate::state::{GlobalRules, ReplayRoom, admissions};
+use crate::traces::RequestTrace;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
 
@@ -58,6 +59,8 @@ pub struct Job {
     pub(super) gates: Vec<Arc<AccessGuard>>,
     /// Whether the request is a handshake or an upgrade; known if there are such guards.
     pub(super) is_opening: bool,
+    /// The trace of the request.
+    pub(super) trace: RequestTrace,
     /// Memory of a body that was read to be judged.
     pub(super) room: Option<ReplayRoom>,
 }

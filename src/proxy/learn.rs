@@ -164,8 +164,7 @@ fn refused(job: &Job, worker: &Worker, live: &LiveRule, key: affinity::pins::Key
     job.upstream.series().refusals_forwarded.inc();
 }
 
-/// Learns the session of an Engine.IO handshake. A response from which nothing can be learned is still released, and
-/// counted.
+/// Learns the session of an Engine.IO handshake. A response that teaches nothing is counted and released.
 async fn handshake(job: &Job, choice: &mut Choice, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
     let Some(live) = job.upstream.socket_io() else { return Ok(()) };
     if first(job, choice, live, live.rule.learn.iter(), parts, ahead).await? {

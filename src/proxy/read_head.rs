@@ -110,6 +110,7 @@ pub(super) fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut 
         claim_rules: (!snapshot.rules.claim_fields.is_empty()).then(|| snapshot.rules.clone()),
         gates,
         is_opening,
+        trace: record.trace.clone(),
         room: None,
     })
 }

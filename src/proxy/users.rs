@@ -32,7 +32,7 @@ pub(super) fn asked(job: &Job) -> Option<AskedUser<'_>> {
 /// The user has as many sockets as allowed.
 pub(super) async fn ask<B: Body>(job: &Job, user: AskedUser<'_>, request: &Request<B>) -> Result<(), Rejection> {
     let (key, terms) = user.users.in_fleet(user.fleet, user.name);
-    if !user.fleet.is_user_full(key, terms.most).await {
+    if !user.fleet.check_user_full(key, terms.most).await {
         return Ok(());
     }
     let reason = GuardRefusal::TooMany(user.users.limit().refuse);

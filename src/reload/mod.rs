@@ -174,13 +174,15 @@ impl Reloader {
         let (trail, sources, loaded) = on_a_thread(load).await?;
         self.running.sources = Some(sources);
         self.gone = false;
+        let certificate = loaded.as_ref().err().and_then(|errors| errors.of_certificate()).map(str::to_owned);
+        self.shared.config.set(|state| state.certificate = certificate);
         let outcome = match loaded {
             Ok((config, warnings)) => self.become_new(config).await.map(|mut done| {
                 done.warnings.splice(0..0, warnings.iter().map(config::Diagnostic::one_line));
                 done
             }),
             Err(errors) => {
-                if errors.is_about_certificates() {
+                if errors.of_certificate().is_some() {
                     tell!(
                         self.shared.events,
                         CertificateFailed,

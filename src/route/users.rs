@@ -19,7 +19,7 @@ const SHARDS: usize = 16;
 type UserShard = Mutex<HashMap<u64, Vec<Weak<Socket>>>>;
 
 /// Result of counting a new socket.
-pub(crate) enum Counted {
+pub(crate) enum JoinedUser {
     /// It is counted. The user's oldest sockets are to be closed, if there are too many.
     In {
         /// The sockets to be closed.
@@ -67,7 +67,7 @@ impl Users {
     }
 
     /// Counts a socket of this user, once; `None` if it was counted before.
-    pub(crate) fn join(&self, user: &str, socket: &Arc<Socket>) -> Option<Counted> {
+    pub(crate) fn join(&self, user: &str, socket: &Arc<Socket>) -> Option<JoinedUser> {
         let key = self.hasher.hash_one(user);
         let shard = self.shard(key)?;
         let mut shard = lock(shard);
@@ -77,12 +77,12 @@ impl Users {
             return None;
         }
         if all.len() >= self.most() && self.limit.over == OverLimit::Refuses {
-            return Some(Counted::TooMany);
+            return Some(JoinedUser::TooMany);
         }
         all.push(Arc::downgrade(socket));
         let over = all.len().saturating_sub(self.most());
         // In the order in which they came: the first are the oldest.
-        Some(Counted::In { over: all.drain(..over).filter_map(|one| one.upgrade()).collect() })
+        Some(JoinedUser::In { over: all.drain(..over).filter_map(|one| one.upgrade()).collect() })
     }
 
     /// Forgets sockets that are over, in one part of the table; called in turn for each part.

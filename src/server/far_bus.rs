@@ -79,7 +79,7 @@ async fn hear(hub: Rc<Hub>, mut messages: mpsc::Receiver<FleetMessage>) {
         match message {
             FleetMessage::Message { from, payload } => hub.hear_far(HubId(from), payload.into()),
             // The subscription is new, or what was sent meanwhile is lost: ask for the members again.
-            FleetMessage::Gap => hub.link_far(),
+            FleetMessage::Gap => hub.ask_far(),
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The thread of the fleet, the walk that keeps the pins of live sessions in Redis, and the sums of sessions over all
-//! stickyds. Left out: Redis itself
-//! (`crate::fleet`).
+//! stickyds. Left out: Redis itself (`crate::fleet`).
 
 use std::io;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Health, HealthKind};
+use crate::config::{Address, Health, HealthKind};
 use crate::state::{Shared, Snapshot};
 use crate::upstream::health::{engine, watch};
 use crate::upstream::serial::WorkerSerial;
@@ -53,10 +53,21 @@ async fn introduce(workers: Vec<Arc<Worker>>, health: HealthKind, introduces: bo
     let down = (!why.is_empty()).then(|| why.join("; "));
     let (of, speaks) = (workers.len(), socket_io.as_deref());
     if up == 0 {
-        tracing::warn!(upstream = %first.upstream, up, of, down, "first health checks done: no worker is up");
+        let help = workers.iter().any(|worker| is_this_container(worker, std::process::id())).then_some(CONTAINER);
+        tracing::warn!(upstream = %first.upstream, up, of, down, help, "first health checks done: no worker is up");
     } else {
         tracing::info!(upstream = %first.upstream, up, of, speaks, down, "first health checks done");
     }
+}
+
+/// What helps if the workers of a stickyd in a container are at an address of the loopback interface.
+const CONTAINER: &str = "127.0.0.1 in a container is the container itself: write the name of the application's service";
+
+/// Whether a worker that nothing has answered for is looked for in the container of stickyd, whose process is the first
+/// one of a container.
+fn is_this_container(worker: &Worker, pid: u32) -> bool {
+    let is_local = matches!(worker.address, Address::Tcp(address) if address.ip().to_canonical().is_loopback());
+    pid == 1 && is_local && !worker.life.was_seen()
 }
 
 /// Returns why a worker is not up.

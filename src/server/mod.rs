@@ -76,8 +76,12 @@ impl Server {
     /// See `StartError`. No thread is left running after an error.
     pub fn start(mut config: Config, sources: Option<Sources>, parent: Parent) -> Result<Self, StartError> {
         outbound::install_provider();
-        let secret = secret::find(config.secret.as_ref().map(|secret| &*secret.0), config.state_dir.as_deref())
-            .map_err(StartError::Secret)?;
+        let secret = match (&sources, &config.secret, &config.state_dir) {
+            // Options of the command line have no place for either, so there is nothing to warn of.
+            (None, None, None) => secret::in_memory(),
+            (_, secret, directory) => secret::find(secret.as_ref().map(|secret| &*secret.0), directory.as_deref())
+                .map_err(StartError::Secret)?,
+        };
         let keys = match &config.fleet {
             Some(_) => Keys::of_fleet(&secret),
             None => Keys::random().map_err(|_| StartError::Random)?,
@@ -261,6 +265,12 @@ fn control_thread(
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sweep(shared.clone())));
         let told = NotifySettings { spawned: settings.spawned.clone(), orders: notify_orders };
         let told = tasks.spawn_local(notify::keep(shared.clone(), told, gently.clone()));
+        #[cfg(feature = "otel")]
+        let traced = {
+            let (traces, shared) = (shared.traces.clone(), shared.clone());
+            let rules = move || shared.snapshot.load().rules.telemetry.clone();
+            tasks.spawn_local(crate::traces::keep(traces, rules, stop.clone()))
+        };
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(shared.events.clone().keep()));
         tasks.spawn_local(stop.clone().run_until_cancelled_owned(sampler::keep(shared.clone(), tasks.clone())));
         let (tell, events) = (notify_service.run(shared.clone(), pulses, gently.clone()), shared.events.clone());
@@ -274,6 +284,9 @@ fn control_thread(
         let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
         // Messages that wait are sent, within a time of their own that began with the stop.
         let _ = told.await;
+        // So are the spans of the last requests.
+        #[cfg(feature = "otel")]
+        let _ = traced.await;
         // The workers get the time that is configured for them; a second SIGTERM ends them at once.
         let _ = spawned.await;
     });

@@ -1,5 +1,5 @@
-//! Tells the other stickyds of a fleet what users have spent of the rates of routes (`rate` with `by`), and charges here
-//! what they have spent there. Without Redis each stickyd counts for itself.
+//! Tells the other stickyds of a fleet what users have spent of the rates of routes (`rate` with `by`), and charges
+//! here what they have spent there. Without Redis each stickyd counts for itself.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,7 +22,7 @@ use crate::locks::lock;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys;
 use crate::route::person::{Person, PersonRefusal};
-use crate::route::users::{Counted, Users};
+use crate::route::users::{JoinedUser, Users};
 use crate::sockets::{EndReason, Socket, Transport};
 use crate::websocket::frames::CloseCode;
 
@@ -145,8 +145,8 @@ pub(crate) fn settle(shared: &Arc<Shared>, watch: &RouteGuard, person: Option<&A
     let Some(user) = user else { return };
     match users.join(&user, socket) {
         None => {}
-        Some(Counted::TooMany) => turn_out(shared, users, person, socket, true),
-        Some(Counted::In { over }) => {
+        Some(JoinedUser::TooMany) => turn_out(shared, users, person, socket, true),
+        Some(JoinedUser::In { over }) => {
             over.iter().for_each(|over| turn_out(shared, users, None, over, false));
             enter_fleet(shared, users, &user, person, socket);
         }

@@ -21,6 +21,8 @@ pub struct ConfigState {
     pub generation: u64,
     /// Reason why the file, as last checked, is not running; `None` if it is.
     pub error: Option<String>,
+    /// Reason why a certificate or key that the file names cannot be used; `None` if all can.
+    pub certificate: Option<String>,
     /// Settings that differ from the file until a restart, by the names of their keys.
     pub needs_restart: Vec<&'static str>,
     /// Addresses on which clients are accepted, in the order of the file.
@@ -34,6 +36,7 @@ impl Default for ConfigStatus {
             loaded: SystemTime::now(),
             generation: 1,
             error: None,
+            certificate: None,
             needs_restart: Vec::new(),
             listeners: Vec::new(),
         }))

@@ -38,6 +38,8 @@ use crate::route::Guarded;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys::LiveKeys;
 use crate::telemetry::access_file::AccessSink;
+#[cfg(feature = "otel")]
+use crate::traces::Traces;
 use crate::upstream::Upstream;
 use crate::upstream::addresses::Unresolved;
 use crate::upstream::worker::Worker;
@@ -80,6 +82,9 @@ pub struct Shared {
     pub(crate) admissions: Admissions,
     /// Number of client connections open now.
     pub clients: AtomicUsize,
+    /// Queue of the spans of traces.
+    #[cfg(feature = "otel")]
+    pub(crate) traces: Arc<Traces>,
     /// Secret that signs cookies and keys the ring.
     pub secret: Vec<u8>,
     /// What is known about the configuration file: when it was loaded, and the last error.
@@ -107,6 +112,9 @@ pub struct GlobalRules {
     pub(crate) claim_fields: Vec<HeaderName>,
     /// The access log; `None`: it is off.
     pub(crate) access_log: Option<Arc<AccessSink>>,
+    /// Traces; `None`: there are none.
+    #[cfg(feature = "otel")]
+    pub(crate) telemetry: Option<Arc<config::Telemetry>>,
     /// Addresses of the listeners and of the admin listener; a worker must never have one of them.
     pub listeners: Vec<SocketAddr>,
 }
@@ -142,6 +150,8 @@ impl GlobalRules {
             notify: config.notify.clone(),
             claim_fields,
             access_log: AccessSink::follow(&config.log, before.and_then(|before| before.access_log.as_ref())),
+            #[cfg(feature = "otel")]
+            telemetry: config.telemetry.clone(),
             listeners,
         })
     }
@@ -186,6 +196,8 @@ impl Shared {
             history: History::open(config.history.memory, config.state_dir.as_deref(), &metrics.events),
             processes: Arc::default(),
             events: metrics.events.clone(),
+            #[cfg(feature = "otel")]
+            traces: Traces::new(&metrics.spans),
             metrics,
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),

@@ -1,13 +1,13 @@
 //! Sessions that a worker has through the other stickyds of a fleet, as they show them every 5 s: new sessions are
 //! placed by the sum.
 //!
-//! Between two views each stickyd assumes that the others do as it does itself: what its own count has changed by, theirs
-//! have, too. Otherwise all of them would fill the same emptiest worker until the next view. Without a fresh view only
+//! Between two views each stickyd assumes that the others do as it does itself: their counts have changed by as much as
+//! its own. Otherwise all of them would fill the same emptiest worker until the next view. Without a fresh view only
 //! the own count is known. Pure; left out: where the numbers come from (`server::fleet`).
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// What the other stickyds show of one worker. The numbers are read one by one: a placement in between errs by one view.
+/// What the other stickyds show of one worker. The numbers are read one by one: a placement in between errs by a view.
 #[derive(Debug, Default)]
 pub(crate) struct Elsewhere {
     /// Sessions through other stickyds.
@@ -36,8 +36,8 @@ impl Elsewhere {
             return own;
         }
         let grown = i64::from(own) - i64::from(self.own_then.load(Relaxed));
-        let others = (i64::from(self.sessions.load(Relaxed)) + grown * i64::from(stickyds)).max(0);
-        u32::try_from(i64::from(own) + others).unwrap_or(u32::MAX)
+        let others = i64::from(self.sessions.load(Relaxed)).saturating_add(grown.saturating_mul(i64::from(stickyds)));
+        u32::try_from(others.max(0).saturating_add(i64::from(own))).unwrap_or(u32::MAX)
     }
 }
 

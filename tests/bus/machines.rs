@@ -91,6 +91,7 @@ async fn without_redis_each_machine_is_as_alone() {
             redis.signal("STOP")
         }
         knows(&one, 0.0);
+        knows(&two, 0.0);
         let began = Instant::now();
         one.workers[0].ask(&format!("/emit?text={failure}"));
         assert_eq!(clients.ask(&format!("got {failure} 6")).await["total"], 6, "the clients of one machine");

@@ -164,12 +164,12 @@ fn every_key_is_shown() {
         health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n\
         alarm = { z = 1 }\nemit = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[fleet]\nz = 1\nredis = \"redis://a\"\ntls = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
         z = 1\n[history]\nz = 1\n[log]\nz = 1\n[notify]\nz = 1\nheartbeat = { z = 1 }\n[[notify.to]]\nz = 1\nmail = { z = 1 }\n\
-        [[notify.to]]\nwebhook = { z = 1 }\n[[notify.to]]\nntfy = { z = 1 }\n\
+        [telemetry]\nz = 1\n[[notify.to]]\nwebhook = { z = 1 }\n[[notify.to]]\nntfy = { z = 1 }\n\
         [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
         .replace('z', "zzzzzzzzzzzz");
     let errors = errors_of(&text);
     let lists = errors.lines().filter_map(|line| line.trim().strip_prefix("= help: use one of "));
-    assert_eq!(lists.clone().count(), 37, "{errors}");
+    assert_eq!(lists.clone().count(), 38, "{errors}");
     let known: Vec<_> = lists.flat_map(|list| list.split(", ")).map(|key| key.trim_matches('`')).collect();
     assert!(known.len() >= 40, "{known:?}");
     let shown = commented();

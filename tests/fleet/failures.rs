@@ -11,7 +11,6 @@ use tokio::sync::watch;
 
 use super::{Stickyds, stop_whole};
 use crate::support::engines::path;
-use crate::support::load::Load;
 use crate::support::node::NodeServer;
 use crate::support::raw::Raw;
 use crate::support::redis::Redis;
@@ -19,7 +18,11 @@ use crate::support::wait::{wait_for, wait_for_async};
 
 /// Runs polling clients over three stickyds while Redis becomes bad and well again: no session is lost, and pins are
 /// found again.
-async fn survives(mut redis: Redis, spoil: impl FnOnce(&mut Redis), heal: impl FnOnce(&mut Redis)) -> Stickyds {
+pub(super) async fn survives(
+    mut redis: Redis,
+    spoil: impl FnOnce(&mut Redis),
+    heal: impl FnOnce(&mut Redis),
+) -> Stickyds {
     let workers = NodeServer::start_many(3, &[]).await;
     let stickyds = Stickyds::start(3, &workers, &format!("{:?}", redis.url()), "");
     stickyds.wait_until_redis_is(true);
@@ -109,31 +112,6 @@ async fn a_session_whose_pin_redis_has_lost_is_found_by_asking() {
 }
 
 #[tokio::test]
-async fn rubbish_in_redis_costs_no_session() {
-    let (redis, workers) = (Redis::start(), NodeServer::start_many(3, &[]).await);
-    let stickyds = Stickyds::start(3, &workers, &format!("{:?}", redis.url()), "");
-    stickyds.wait_until_redis_is(true);
-    stickyds.all_take_new().await;
-    let load = tokio::spawn({
-        let options = stickyds.clients(20, &json!({"transports": ["polling"], "messages": 20}));
-        async move { Load::run(options).await }
-    });
-    let mut spoilt = 0_u32;
-    while !load.is_finished() {
-        for (number, key) in redis.keys("stickyd:p:").into_iter().enumerate() {
-            let rubbish = format!("{spoilt}{}", "x".repeat(number % 60));
-            redis.cli(&["set", &key, &rubbish, "ex", "60"]);
-            spoilt += 1;
-        }
-        tokio::task::yield_now().await;
-    }
-    let result = load.await.unwrap();
-    assert_eq!((&result["refusals"]["total"], &result["reconnects"]), (&json!(0), &json!(0)), "{result}");
-    assert_eq!(result["echoes"]["lost"], 0, "{result}");
-    assert!(spoilt > 0);
-}
-
-#[tokio::test]
 async fn a_wrong_password_costs_no_session_and_is_said() {
     let redis = Redis::with(&["--save", "", "--appendonly", "no", "--requirepass", "right"]);
     let workers = NodeServer::start_many(2, &[]).await;
@@ -147,13 +125,13 @@ async fn a_wrong_password_costs_no_session_and_is_said() {
 }
 
 /// A way to Redis that can swallow all bytes.
-struct Hole {
-    address: std::net::SocketAddr,
-    swallows: watch::Sender<bool>,
+pub(super) struct Hole {
+    pub(super) address: std::net::SocketAddr,
+    pub(super) swallows: watch::Sender<bool>,
 }
 
 impl Hole {
-    async fn before(target: std::net::SocketAddr) -> Self {
+    pub(super) async fn before(target: std::net::SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (swallows, state) = watch::channel(false);

@@ -1,5 +1,6 @@
 //! Orders of operators to the whole fleet: `--fleet` on the commands, and what reaches each stickyd.
 
+mod backend;
 mod control;
 mod messages;
 
@@ -21,7 +22,7 @@ use crate::support::tunnels::{Client, closed, connect};
 use crate::support::wait::{wait_for, within};
 
 /// Configuration of one stickyd before one worker, which is named `one`.
-fn edge_text(address: &str, name: &str, redis: &str, more: &str) -> String {
+pub(super) fn edge_text(address: &str, name: &str, redis: &str, more: &str) -> String {
     format!(
         "state_dir = \".\"\n{SECRET}[upstream.app]\nworkers = [{{ address = {address:?}, name = \"one\" }}]\n\
          labels = {{ store = \"query:store\" }}\nbroadcast = true\n\
@@ -30,12 +31,12 @@ fn edge_text(address: &str, name: &str, redis: &str, more: &str) -> String {
 }
 
 /// Starts a stickyd of the fleet.
-fn edge(address: &str, name: &str, redis: &str, more: &str) -> Binary {
+pub(super) fn edge(address: &str, name: &str, redis: &str, more: &str) -> Binary {
     Binary::with(&edge_text(address, name, redis, more))
 }
 
 /// Starts stickyds named `edge-1`, `edge-2` and so on, and waits until each does what another one orders.
-fn edges(count: usize, address: &str, redis: &str) -> Vec<Binary> {
+pub(super) fn edges(count: usize, address: &str, redis: &str) -> Vec<Binary> {
     let all: Vec<_> = (1..=count).map(|i| edge(address, &format!("edge-{i}"), redis, "")).collect();
     wait_until_all_obey(&all[0], count);
     all
@@ -56,20 +57,20 @@ fn wait_until_all_obey(binary: &Binary, count: usize) {
 }
 
 /// What a command printed.
-struct Printed {
-    code: Option<i32>,
-    out: String,
+pub(super) struct Printed {
+    pub(super) code: Option<i32>,
+    pub(super) out: String,
     err: String,
 }
 
 impl Printed {
-    fn all(&self) -> String {
+    pub(super) fn all(&self) -> String {
         format!("{:?}\n{}{}", self.code, self.out, self.err)
     }
 
     /// Fails unless the exit code is this one, and the output has all of these texts.
     #[track_caller]
-    fn is(self, code: i32, texts: &[&str]) -> Self {
+    pub(super) fn is(self, code: i32, texts: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{}", self.all());
         for text in texts {
             assert!(self.all().contains(text), "{text:?} is missing in {}", self.all());
@@ -83,7 +84,7 @@ fn cli(binary: &Binary, arguments: &[&str]) -> Printed {
     command(binary, &[arguments, &["--fleet"]].concat())
 }
 
-fn command(binary: &Binary, arguments: &[&str]) -> Printed {
+pub(super) fn command(binary: &Binary, arguments: &[&str]) -> Printed {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
     let admin = format!("unix:{}", binary.admin().display());
     let said = command.args(arguments).args(["--admin", &admin]).output().unwrap();
@@ -113,9 +114,8 @@ fn states(all: &[Binary]) -> Vec<String> {
 /// The next text that a client gets.
 async fn text_of(client: &mut Client) -> String {
     loop {
-        match within(client.next()).await.unwrap().unwrap() {
-            Message::Text(text) => return text.to_string(),
-            _ => {}
+        if let Message::Text(text) = within(client.next()).await.unwrap().unwrap() {
+            return text.to_string();
         }
     }
 }

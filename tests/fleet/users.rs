@@ -29,7 +29,7 @@ fn routes(users: &str, by_hand: &RawWorker) -> String {
     )
 }
 
-/// The workers behind all stickyds of a test.
+/// The workers of all stickyds of a test.
 struct Workers {
     real: Vec<Worker>,
     by_hand: RawWorker,
@@ -382,5 +382,28 @@ fn a_user_has_one_rate_on_all_stickyds() {
     for proxy in [a, b] {
         assert_eq!([ask(proxy, "w"), ask(proxy, "w"), ask(proxy, "w"), ask(proxy, "w")], [200; 4]);
         assert_eq!(ask(proxy, "w"), 429, "the own count");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_hundreds_of_sockets_is_counted_exactly() {
+    for over in ["oldest", "refuse"] {
+        let (redis, workers) = (Redis::start(), Workers::start().await);
+        let stickyds = started(2, &workers, &redis, &format!("sockets = 550, over = \"{over}\"")).await;
+        let mut opened = Vec::new();
+        for part in 0..13 {
+            let opening = (0..50).map(|i| open(stickyds.0[(part + i) % 2].address, "u"));
+            opened.extend(futures_util::future::join_all(opening).await.into_iter().flatten());
+        }
+        wait_for("as many are left as allowed", || {
+            let left = open_ones(&mut opened);
+            if left == 550 { Ok(()) } else { Err(left) }
+        });
+        wait_for("Redis has them", || listed(&redis) == "550");
+        // Redis loses some: they are entered again, though the list is long.
+        let list = redis.keys("stickyd:u:").remove(0);
+        assert_eq!(redis.cli(&["ltrim", &list, "20", "-1"]), "OK");
+        wait_for_async("Redis has them again", async || listed(&redis) == "550").await;
+        assert_eq!(open_ones(&mut opened), 550, "{over}");
     }
 }

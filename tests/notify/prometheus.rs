@@ -131,6 +131,21 @@ fn panels() -> Vec<(String, String)> {
     all.into_iter().map(|(title, expression)| (title, variable(expression))).collect()
 }
 
+/// The expressions of the shipped example that scales workers, each with the line that has it.
+fn scaling() -> Vec<(String, String)> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/autoscale.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let keys = ["query:", "seriesQuery:", "metricsQuery:"];
+    let line = |line: &str| {
+        let line = line.trim_start_matches(['#', ' ', '-']);
+        let value = keys.iter().find_map(|key| line.strip_prefix(key))?;
+        Some((line.to_owned(), value.trim().trim_matches('\'').to_owned()))
+    };
+    let found: Vec<_> = text.lines().filter_map(line).collect();
+    assert_eq!(found.len(), keys.len(), "{found:?}");
+    found
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_rule_and_every_panel_finds_a_series_of_a_live_stickyd() {
     // One worker is a process of its own: CPU and memory of a process with several workers belong to none of them.
@@ -160,10 +175,17 @@ async fn every_rule_and_every_panel_finds_a_series_of_a_live_stickyd() {
     // A rule about a stickyd that is gone has no series while there is one.
     let of_rules = rules(&prometheus).into_iter().filter(|(name, _)| name != "StickydAbsent");
     let of_rules = of_rules.map(|(name, expression)| (name, compared(&expression).to_owned()));
-    for (name, expression) in of_rules.chain(panels()) {
+    for (name, expression) in of_rules.chain(panels()).chain(scaling()) {
         wait_for(&format!("{name}: a series of {expression}"), || {
             let found = prometheus.query(&expression);
             if found.is_empty() { Err(found) } else { Ok(()) }
+        });
+    }
+    for (line, expression) in scaling() {
+        let value = |one: &Value| one["value"][1].as_str().unwrap().parse::<f64>().unwrap();
+        wait_for(&format!("sockets are counted by {line}"), || {
+            let found = prometheus.query(&expression);
+            if found.iter().map(value).sum::<f64>() >= 1.0 { Ok(()) } else { Err(found) }
         });
     }
     assert!(prometheus.query("up{job=\"stickyd\"} == 1").len() == 1, "the job of StickydAbsent");

@@ -176,3 +176,82 @@ async fn what_waits_is_sent_when_stickyd_stops() {
     assert!(took < at_most(std::time::Duration::from_secs(8)), "{took:?}");
     assert!(receiver.next().await["body"].as_str().unwrap().contains("is down"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thirty_workers_that_die_at_once_are_one_message() {
+    let mut receiver = Receiver::start().await;
+    let mut targets: Vec<_> = (0..32).map(|_| Target::start()).collect();
+    let to = format!(
+        "[notify]\nafter = \"5s\"\ngroup = \"5s\"\n[[notify.to]]\nwebhook = {{ url = \"{}\" }}\n",
+        receiver.url("webhook/x")
+    );
+    let binary = stickyd(&targets.iter().collect::<Vec<_>>(), "", &to);
+    wait_for("all workers are up", || crate::support::admin::healths(&binary).iter().all(|(_, health)| health == "up"));
+    targets.iter_mut().skip(2).for_each(Target::die);
+    let told = body(&receiver.next().await);
+    assert_eq!(told["title"], "30 workers of app are down");
+    let problems = told["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 30, "{told:#}");
+    assert!(problems.iter().all(|one| one["event"] == "worker_down" && one["state"] == "begun"), "{told:#}");
+    // The next message is about their return: there is none in between.
+    targets.iter_mut().skip(2).for_each(Target::rise);
+    let over = body(&receiver.next().await);
+    assert_eq!((&over["kind"], &over["title"]), (&json!("resolved"), &json!("over: 30 workers of app are down")));
+    assert_eq!(over["problems"].as_array().unwrap().len(), 30, "{over:#}");
+    wait_for("both are counted", || {
+        metric(&binary, "stickyd_notifications_total{result=\"sent\",to=\"webhook\"}") == 2.0
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_gets_no_more_than_per_hour() {
+    let mut receiver = Receiver::start().await;
+    let target = Target::start();
+    let to = format!(
+        "[notify]\nafter = \"0s\"\ngroup = \"0s\"\nper_hour = 1\n\
+         [[notify.to]]\nevents = [\"sockets\"]\nwebhook = {{ url = \"{}\" }}\n",
+        receiver.url("webhook/x")
+    );
+    let alarm = |bounds: &str| format!("labels = {{ store = \"query:store\" }}\nalarm = {{ for = \"0s\", {bounds} }}");
+    let binary = stickyd(&[&target], &alarm("sockets_below = 1"), &to);
+    assert_eq!(body(&receiver.next().await)["problems"][0]["subject"], "");
+    // A second problem, which begins with a reload.
+    reload(&binary, &config(&[&target], &alarm("labels = { \"store=7\" = { sockets_below = 1 } }"), &to));
+    let count = |result| metric(&binary, &format!("stickyd_notifications_total{{result=\"{result}\",to=\"webhook\"}}"));
+    wait_for("further messages are held back", || count("limited") >= 1.0);
+    assert_eq!(count("sent"), 1.0);
+    binary.says(&["notification was not sent", "limited"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_cannot_be_used_is_told() {
+    let mut receiver = Receiver::start().await;
+    let (target, files) = (Target::start(), crate::support::tls::Certificates::new());
+    files.issue("site", &["a.example"]);
+    let good = std::fs::read(files.directory.join("site.pem")).unwrap();
+    let at = files.directory.display();
+    let listener = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificate = \"{at}/site.pem\", key = \"{at}/site.key\" }}\n"
+    );
+    let to = format!(
+        "[notify]\nafter = \"0s\"\ngroup = \"0s\"\n\
+         [[notify.to]]\nevents = [\"certificate\"]\nwebhook = {{ url = \"{}\" }}\n\
+         [[notify.to]]\nevents = [\"dns\"]\nwebhook = {{ url = \"{}\" }}\n{listener}",
+        receiver.url("webhook/x"),
+        receiver.url("webhook/never"),
+    );
+    let binary = stickyd(&[&target], "", &to);
+    files.issue("other", &["a.example"]);
+    std::fs::copy(files.directory.join("other.pem"), files.directory.join("site.pem")).unwrap();
+    let told = receiver.next().await;
+    assert_eq!(told["path"], "/webhook/x");
+    let problem = body(&told)["problems"][0].clone();
+    assert_eq!((&problem["event"], &problem["topic"]), (&json!("certificate_failed"), &json!("certificate")));
+    assert!(problem["why"].as_str().unwrap().contains("site.key is not the key of"), "{problem:#}");
+    assert!(problem["todo"].as_str().unwrap().starts_with("stickyd check "), "{problem:#}");
+    std::fs::write(files.directory.join("site.pem"), good).unwrap();
+    let over = receiver.next().await;
+    assert_eq!((&over["path"], &body(&over)["problems"][0]["state"]), (&json!("/webhook/x"), &json!("over")));
+    binary.says(&["reloaded"]);
+}

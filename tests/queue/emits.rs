@@ -100,6 +100,37 @@ async fn of_several_users_only_those_without_a_socket_have_to_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_at_another_stickyd_is_not_away() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
+    let one = started(&workers, &redis);
+    let two = Binary::with(&of_backend(&workers, "edge-2", &redis.url()));
+    is_ready(&two);
+    let mut here = Mail::of(&two, "-", json!({"transports": ["websocket"]}));
+    let connected = here.event("connect").await;
+    label(&two, &connected, Some("1"));
+    wait_for("both stickyds send it", || {
+        let answer = emit(&one, &order(&["user:1"], 0));
+        let all = answer["stickyds"].as_array().is_some_and(|all| all.len() == 2);
+        if all && sent(&answer) == (1, 0) { Ok(()) } else { Err(answer) }
+    });
+    // One user is there, the other is stored for, once.
+    let both = json!({"rooms": ["user:1", "user:2"], "event": "order", "args": [5], "id": "n5"});
+    let answer = emit(&one, &both);
+    assert_eq!((sent(&answer), &answer["id"], answer.get("present")), ((1, 1), &json!("n5"), None), "{answer}");
+    assert_eq!(counts(&two), (1, 1));
+    while here.numbers().last() != Some(&5) {
+        here.event("message").await;
+    }
+    assert_eq!(here.ids().last(), Some(&"n5"), "a copy that is sent at once has the id, too");
+    let mut there = Mail::of(&two, "-", json!({"transports": ["websocket"]}));
+    let connected = there.event("connect").await;
+    label(&two, &connected, Some("2"));
+    there.has(1).await;
+    assert_eq!((there.numbers(), there.ids()), (vec![5], vec!["n5"]));
+    is_empty(&one).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plain_websockets_get_events_as_objects_with_their_id() {
     let (redis, workers) = (Redis::start(), [WsEcho::start(&[]).await]);
     let text = config(&workers, "edge-1", &redis.url(), "").replace("labels", "emit = { via = \"frames\" }\nlabels");

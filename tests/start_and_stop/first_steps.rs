@@ -22,7 +22,10 @@ struct Quick {
 
 impl Quick {
     fn start(runtime: &TempDirectory, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_stickyd")), runtime, arguments)
+    }
+
+    fn start_by(mut command: Command, runtime: &TempDirectory, arguments: &[&str]) -> Self {
         command.arg("run").args(arguments).env("XDG_RUNTIME_DIR", runtime.root()).env("RUST_LOG", "info");
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
@@ -84,6 +87,34 @@ fn a_stickyd_without_a_file_names_its_status_command_first() {
         let output = stickyd(&runtime, &["workers"]);
         assert!(String::from_utf8(output.stdout).unwrap().contains(&worker.address.to_string()));
     }
+}
+
+#[test]
+fn a_stickyd_without_a_file_warns_of_nothing() {
+    let (worker, runtime) = (RawWorker::named("a"), TempDirectory::new("calm"));
+    let quick = Quick::start(&runtime, &["--listen", "127.0.0.1:0", "--worker", &worker.address.to_string()]);
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|line: &String| line.contains("first health checks done")) {
+        seen.push(quick.lines.recv_timeout(PATIENCE).unwrap());
+    }
+    assert!(seen.iter().all(|line| !line.contains("WARN")), "{seen:#?}");
+}
+
+#[test]
+fn the_first_process_of_a_container_is_told_what_127_0_0_1_is() {
+    let runtime = TempDirectory::new("container");
+    let start = |program: &[&str]| {
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]);
+        Quick::start_by(command, &runtime, &["--listen", "127.0.0.1:0", "--worker", "127.0.0.1:9"])
+    };
+    let stickyd = env!("CARGO_BIN_EXE_stickyd");
+    // The process is number 1 in a namespace of its own, as in a container; it ends with unshare.
+    let contained = start(&["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", stickyd]);
+    let line = contained.says("first health checks done: no worker is up");
+    assert!(line.contains("127.0.0.1 in a container is the container itself: write the name of"), "{line}");
+    let line = start(&[stickyd]).says("first health checks done: no worker is up");
+    assert!(!line.contains("container"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,6 +34,8 @@ impl Redis {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("stickyd-redis-{}-{number}", std::process::id()));
+        // A killed process with the same number may have left it.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         // The program decides by its name whether it is the server, redis-cli or a Sentinel.
         std::os::unix::fs::symlink(program(), folder.join("redis-server")).unwrap();

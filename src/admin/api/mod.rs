@@ -36,8 +36,8 @@ pub use queue::{
 };
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{
-    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, LabelledSocket, LegView,
-    NotReached, RoundTripView, SocketView, SocketsAnswer, WayView,
+    BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, EmitOfStickyd, LabelledSocket,
+    LegView, NotReached, RoundTripView, SocketView, SocketsAnswer, WayView,
 };
 pub use spawn::{LogLineView, LogsAnswer, PoolView, RollView, SpawnAnswer, SpawnOrderBody, SpawnedView};
 pub use stats::{LabelCount, LabelCounts, LiveCounts, SocketCounts, StatsAnswer, UpstreamStats, WorkerStats};

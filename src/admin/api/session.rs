@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 /// Answer to `GET /api/v1/pins`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinAnswer {
-    pub age_s: u32,
+    pub age_s: Option<u32>,
     pub drain_ends_in_s: Option<u64>,
     pub ended: bool,
     pub expires_in_s: Option<u64>,
     pub holds: u16,
     pub idle_s: Option<u64>,
     pub rule: Option<String>,
+    /// Where it was found: `here`, or `redis` if another stickyd of the fleet has pinned it.
+    pub source: String,
     pub ttl_s: u64,
     pub tunnel: bool,
     pub upstream: String,

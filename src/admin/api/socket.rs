@@ -129,8 +129,14 @@ pub struct EmitAnswer {
     pub id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<usize>,
+    /// Sentences about stickyds of the fleet that did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_reached: Option<NotReached>,
+    /// Rooms of users that the message has reached. Only a stickyd of the fleet that passes a message on gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<Vec<String>>,
     pub published: bool,
     /// Number of users that the message was stored for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,9 +148,32 @@ pub struct EmitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sockets: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stickyds: Option<Vec<EmitOfStickyd>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
+}
+
+/// What one stickyd of the fleet has reached with a message as frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmitOfStickyd {
+    pub matched: usize,
+    pub name: String,
+    pub not_reached: NotReached,
+    pub reached: u32,
+}
+
+impl NotReached {
+    /// Adds the numbers of another stickyd.
+    pub fn add(&mut self, other: &Self) {
+        self.closing += other.closing;
+        self.denied += other.denied;
+        self.not_ready += other.not_ready;
+        self.other_kind += other.other_kind;
+        self.polling += other.polling;
+        self.slow += other.slow;
+    }
 }
 
 /// Numbers of sockets that a broadcast did not reach, by reason.

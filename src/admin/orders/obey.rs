@@ -4,6 +4,7 @@
 //! connection, and now and then, so that a stickyd that was away misses none; a Redis that has lost them gets them
 //! back. Left out: giving orders (the parent module).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,8 +91,9 @@ pub(super) async fn perform(api: &Api, order: &FleetOrder) -> (u16, Vec<u8>) {
         return failed(StatusCode::NOT_IMPLEMENTED, "this stickyd does not know the order: it has another version");
     }
     // An order for this stickyd alone says nothing about what the fleet has agreed on.
+    // One that is noted already was read from Redis just before it came.
     if let Some(state) = kept_state(api, order).filter(|state| order.to.is_none() && state.file.is_some())
-        && !api.orders.note(&state)
+        && api.orders.note(&state) == Ordering::Less
     {
         return failed(StatusCode::CONFLICT, "a later order of the fleet has set the state of this worker");
     }
@@ -123,7 +125,7 @@ fn take_over(api: &Api, kept: &FleetState, now_us: i64) {
     if file.as_ref().is_some_and(|file| file != worker.admin.file_word()) {
         return;
     }
-    if !api.orders.note(&FleetState { worker: worker.name.clone(), ..kept.clone() }) {
+    if api.orders.note(&FleetState { worker: worker.name.clone(), ..kept.clone() }) != Ordering::Greater {
         return;
     }
     let has_it = worker.admin.state() == state && (state != AdminState::Drain || grace_ms.is_none());

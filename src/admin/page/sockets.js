@@ -82,7 +82,7 @@ export function Sockets({ route, selection }) {
     <p id="search-error" class=${words ? 'hint bad' : 'summary'} role="status">${words
       ? html`<${Icon} name="warn" /> ${words}`
       : answer ? `${count(answer.total)} of ${plural(answer.live, 'live socket')}` : 'Asking stickyd…'}
-      ${!words && answer && answer.total > 0 && html` · <${Many} filter=${search.filter} total=${answer.total} after=${gone} access=${store.access} />`}</p>
+      ${!words && answer && answer.total > 0 && html`${store.access.may === 'operate' ? ' · ' : ''}<${Many} filter=${search.filter} total=${answer.total} after=${gone} access=${store.access} />`}</p>
     ${answer && rows.length === 0 && !words && html`<${Empty} title="No socket matches">${q ? 'Remove a condition of the search.' : 'Sockets appear here when clients connect.'}<//>`}
     ${rows.length > 0 && html`<${Table} rows=${rows} sort=${sort} chosen=${chosen} marked=${selection.marked} to=${to} choose=${choose} />`}
     ${answer && !words && html`<${Pages} answer=${answer} page=${Number(page)} to=${to} />`}

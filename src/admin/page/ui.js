@@ -73,6 +73,9 @@ export function Bar({ share, tone = 'accent', label }) {
     aria-valuenow=${Math.round(percent)}><span style=${{ width: `${percent}%` }}></span></div>`
 }
 
+/** The words of a command line, which breaks only between them: not within `--grace`. */
+const words = (line) => line.split(' ').map((word, at) => html`${at ? ' ' : ''}<span class="word">${word}</span>`)
+
 /** A command line, with a button that copies it. */
 export function Command({ line, note }) {
   const [copied, setCopied] = useState(false)
@@ -85,7 +88,7 @@ export function Command({ line, note }) {
       toast('The browser does not allow copying here: mark the line instead.', 'warn')
     }
   }
-  return html`<div class="command">${note && html`<span class="note">${note}</span>`}<code>${line}</code>
+  return html`<div class="command">${note && html`<span class="note">${note}</span>`}<code>${words(line)}</code>
     <button class="quiet" onClick=${copy} aria-label=${`Copy: ${line}`}><${Icon} name=${copied ? 'check' : 'copy'} size="14" /></button></div>`
 }
 

@@ -79,7 +79,7 @@ function Facts({ worker }) {
     ['Process', process ? `${process.command || 'pid'} ${process.pid}${process.shared ? ' (shared)' : ''}` : null],
     ['Memory', process ? bytes(process.memory_bytes) : null],
     ['Restarts', worker.restarts ? count(worker.restarts) : null],
-    ['In flight', worker.in_flight || worker.waiting ? `${worker.in_flight}${worker.waiting ? `, ${worker.waiting} waiting` : ''}` : null],
+    ['In flight', `${worker.in_flight}${worker.waiting ? `, ${worker.waiting} waiting` : ''}`],
     ['Event loop lag, p99', bus ? `${rate(bus.lag_p99_ms)} ms` : null],
     ['Weight', worker.weight === 1 ? null : worker.weight],
     ['Last check', check ? `${check.detail ?? check.outcome}, ${span(check.ago_ms / 1000)} ago` : null],

@@ -1,18 +1,21 @@
 //! `PUT /api/v1/sockets/by-sid/{sid}`: the application tells whose socket it is, by labels that no client can set.
 //!
 //! The socket is found by its Engine.IO session, which leads to its pin, or by the `socket.id` of Socket.IO, which a
-//! worker on the bus knows. Left out: what labels are for (filters, statistics, alarms).
+//! worker on the bus knows. In a fleet, a request for a socket of another stickyd is passed on. Left out: what labels
+//! are for (filters, statistics, alarms).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use serde::Deserialize as _;
 
-use super::super::api::{LabelledSocket, LabelsOrder};
+use super::super::api::{FleetOrderBody, LabelledSocket, LabelsOrder, paths};
 use super::super::emit::ask_bus;
 use super::super::layers::WholeBody;
+use super::super::orders::{OrderScope, Passing, everywhere, reason_of};
 use super::close::{read_order, wrong};
 use super::{Api, ApiRefusal, gather, refuse};
 use crate::bus::EmitMatter;
@@ -28,9 +31,11 @@ const HELP: &str = "labels such as {\"user\": \"7\"}; upstream, namespace";
 pub(crate) async fn set(
     State(api): State<Api>,
     Path(sid): Path<String>,
+    passing: Passing,
     WholeBody(body): WholeBody,
 ) -> Result<Json<LabelledSocket>, ApiRefusal> {
-    let LabelsOrder { labels, namespace, upstream } = read_order(&body, HELP)?;
+    let order: LabelsOrder = read_order(&body, HELP)?;
+    let LabelsOrder { labels, namespace, upstream } = order.clone();
     if labels.is_empty() {
         return Err(wrong(format!("no labels given: give {HELP}")));
     }
@@ -45,11 +50,18 @@ pub(crate) async fn set(
     if let (Some(name), true) = (&upstream, names.is_empty()) {
         return Err(refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{name}`")));
     }
-    let found = match of_session(&api, &names, &sid).await {
-        Some(socket) => Some(socket),
-        None => of_socket_id(&api, &names, namespace.as_deref().unwrap_or("/"), &sid).await,
-    };
+    let mut session = sid;
+    let mut found = of_session(&api, &names, &session).await;
+    if found.is_none()
+        && let Some((upstream, of_id)) = of_socket_id(&api, &names, namespace.as_deref().unwrap_or("/"), &session).await
+    {
+        found = of_session(&api, &[upstream], &of_id).await;
+        session = of_id;
+    }
     let Some(socket) = found else {
+        if let Some(who) = passing.of_backend(&api) {
+            return elsewhere(&api, &session, &order, who).await.map(Json);
+        }
         let why = "this stickyd has no live socket with that session: its client may have just left";
         return Err(refuse(StatusCode::NOT_FOUND, why));
     };
@@ -73,16 +85,41 @@ async fn of_session(api: &Api, upstreams: &[String], sid: &str) -> Option<Arc<So
     found.into_iter().find(|socket| upstreams.iter().any(|name| *name == *socket.worker().upstream))
 }
 
-/// Asks the workers on the bus for the session of a Socket.IO socket.
-async fn of_socket_id(api: &Api, upstreams: &[String], namespace: &str, id: &str) -> Option<Arc<Socket>> {
+/// Asks the workers on the bus for the session of a Socket.IO socket: its upstream and its sid.
+async fn of_socket_id(api: &Api, upstreams: &[String], namespace: &str, id: &str) -> Option<(String, String)> {
     for upstream in upstreams {
         let matter = EmitMatter::Session { namespace: namespace.to_owned(), id: id.to_owned() };
         let Some(answered) = ask_bus(api, upstream, None, matter).await else { continue };
         if let Some(sid) = answered.answers.first().and_then(|answer| answer.as_str()) {
-            return of_session(api, std::slice::from_ref(upstream), sid).await;
+            return Some((upstream.clone(), sid.to_owned()));
         }
     }
     None
+}
+
+/// Sets the labels at the stickyd of the fleet that has the socket.
+async fn elsewhere(api: &Api, session: &str, order: &LabelsOrder, who: String) -> Result<LabelledSocket, ApiRefusal> {
+    let body = FleetOrderBody { at: None, body: serde_json::to_value(order).ok(), path: paths::socket_labels(session) };
+    let Ok(all) = everywhere(api, Method::PUT, body, who, OrderScope::Search).await else {
+        let why = "this stickyd has no live socket with that session, and the others cannot be asked: the fleet's \
+                   Redis does not answer";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
+    };
+    let done = all.answers.iter().find(|one| one.status == 200);
+    if let Some(said) = done.and_then(|one| LabelledSocket::deserialize(&one.answer).ok()) {
+        return Ok(said);
+    }
+    if let Some(failed) = all.answers.iter().find(|one| one.status != 404) {
+        let status = StatusCode::from_u16(failed.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        return Err(refuse(status, reason_of(&failed.answer)));
+    }
+    if all.silent.is_empty() {
+        let why = "the fleet has no live socket with that session: its client may have just left";
+        return Err(refuse(StatusCode::NOT_FOUND, why));
+    }
+    let silent: Vec<_> = all.silent.iter().map(|one| format!("{} {}", one.name, one.why)).collect();
+    let why = format!("no stickyd that answered has a live socket with that session: {}", silent.join("; "));
+    Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
 }
 
 fn describe(socket: &Socket) -> LabelledSocket {

@@ -142,6 +142,26 @@ fn a_lost_way_ends_all_peers_at_once() {
     assert_eq!(frames(&b), [(5, id(A))]);
 }
 
+/// A frozen Redis hands on what it had received before this machine uses it again; messages sent then were lost, and
+/// calls waited for machines that they did not reach.
+#[test]
+fn members_that_nothing_reaches_are_not_waited_for() {
+    let (here, a, there, _b) = linked();
+    here.hub.far.lose(&here.hub);
+    frames(&a);
+    there.hub.far.ask(&there.hub);
+    there.carry(&here);
+    assert_eq!((here.hub.far.members(), frames(&a)), (0, vec![]));
+    // A new subscription does not open the way.
+    here.hub.far.ask(&here.hub);
+    assert!(here.way.queue.borrow().is_empty());
+    assert_eq!(here.publish(A, 1, "alone"), FarOutcome::Alone);
+    here.hub.far.link(&here.hub);
+    here.carry(&there);
+    there.carry(&here);
+    assert_eq!((here.hub.far.members(), here.publish(A, 2, "all")), (1, FarOutcome::Sent));
+}
+
 #[test]
 fn a_hub_that_ends_says_so() {
     let (here, _, there, b) = linked();

@@ -7,6 +7,7 @@
 
 mod account;
 mod files;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,6 +22,7 @@ use super::current_folder;
 use crate::config::{self, quoted};
 use crate::printable::printable_lines;
 use crate::systemd::units::{FOLDER, SERVICE, UnitFacts, WANTS, WORKERS, check_manager, is_plain_path, systemctl};
+pub(super) use reader::ServiceReader;
 
 /// The configuration, below the root.
 const CONFIG: &str = "etc/stickyd/stickyd.toml";

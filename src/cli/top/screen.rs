@@ -27,6 +27,8 @@ enum ScreenEvent {
     Told(Result<String, String>),
     /// The terminal has gone away, or a signal ends the command.
     End,
+    /// A thread has panicked, and its message is on the terminal.
+    Panicked,
 }
 
 /// What the thread that talks to stickyd waits for.
@@ -57,7 +59,7 @@ fn show(link: TopLink, every: Duration) -> io::Result<()> {
     let _ = is_ready.recv();
     let _given_back = Screen::take()?;
     for (name, work) in threads(link, every, wishes, &tell) {
-        thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        start(name, work, tell.clone())?;
     }
     let (mut model, mut before) = (Model::new(), Vec::new());
     loop {
@@ -79,6 +81,7 @@ fn show(link: TopLink, every: Duration) -> io::Result<()> {
             ScreenEvent::Looked(look) => model.update(*look),
             ScreenEvent::Told(outcome) => model.told(outcome),
             ScreenEvent::End => return Ok(()),
+            ScreenEvent::Panicked => return Err(io::Error::other("a thread of this command has panicked")),
         }
     }
 }
@@ -95,6 +98,25 @@ fn threads(
 ) -> [(&'static str, Work); 2] {
     let (to_keys, to_link) = (tell.clone(), tell.clone());
     [("keys", Box::new(move || read_keys(&to_keys))), ("link", Box::new(move || talk(link, every, &wishes, &to_link)))]
+}
+
+/// Starts a thread whose panic ends the loop: the terminal was given back for the message, so nothing may be drawn.
+fn start(name: &str, work: Work, tell: Sender<ScreenEvent>) -> io::Result<()> {
+    struct Ends(Sender<ScreenEvent>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                // The loop may have ended.
+                let _ = self.0.send(ScreenEvent::Panicked);
+            }
+        }
+    }
+    let ends = Ends(tell);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ends = ends;
+        work();
+    })?;
+    Ok(())
 }
 
 fn read_keys(tell: &Sender<ScreenEvent>) {
@@ -207,5 +229,71 @@ fn style(look: view::Look, out: &mut Vec<u8>) -> io::Result<()> {
         view::Look::Bad => queue!(out, SetForegroundColor(Color::Red)),
         view::Look::Warn => queue!(out, SetForegroundColor(Color::Yellow)),
         view::Look::Quiet => queue!(out, SetAttribute(Attribute::Dim)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Set in the process that panics on a terminal of its own: which of its threads does.
+    const WHICH: &str = "STICKYD_TEST_PANICS";
+
+    /// Takes the terminal and panics on the main thread of the loop, or on another one.
+    fn panics(which: &str) {
+        let given_back = Screen::take().unwrap();
+        assert_ne!(which, "main", "the loop has a defect");
+        let (tell, messages) = channel();
+        start("link", Box::new(|| panic!("the link has a defect")), tell).unwrap();
+        let message = messages.recv().unwrap();
+        assert!(matches!(message, ScreenEvent::Panicked), "the loop is told");
+        drop(given_back);
+        panic!("the loop ends");
+    }
+
+    /// Runs this test again on a terminal of its own (`tests/clients/terminal.py`), where it panics.
+    fn on_a_terminal(which: &str) -> Value {
+        let clients = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+        let this = std::env::current_exe().unwrap();
+        let name = "cli::top::screen::tests::a_panic_gives_the_terminal_back";
+        let mut python = Command::new(clients.join(".venv/bin/python"))
+            .args(["terminal.py", "100x30"])
+            .arg(this)
+            .args([name, "--exact", "--nocapture"])
+            .env(WHICH, which)
+            .env("RUST_BACKTRACE", "0")
+            .current_dir(&clients)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/run installs Python");
+        let mut commands = python.stdin.take().unwrap();
+        writeln!(commands, "{}", json!({ "do": "end" })).unwrap();
+        let mut answer = String::new();
+        BufReader::new(python.stdout.take().unwrap()).read_line(&mut answer).unwrap();
+        drop(commands);
+        python.wait().unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if let Ok(which) = std::env::var(WHICH) {
+            return panics(&which);
+        }
+        for (which, message) in [("main", "the loop has a defect"), ("link", "the link has a defect")] {
+            let ended = on_a_terminal(which);
+            for what in ["restored", "left", "cursor"] {
+                assert_eq!(ended[what], true, "{which}: {what}: {ended}");
+            }
+            assert_eq!(ended["code"], 101, "{which}: {ended}");
+            let screen = ended["screen"].as_str().unwrap();
+            assert!(screen.contains(message) && screen.contains("panicked at"), "{which}: {screen}");
+        }
     }
 }

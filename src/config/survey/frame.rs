@@ -51,6 +51,7 @@ fn needs(table: &str, next: Option<&str>, path: &str) -> &'static [(&'static str
             "notify.to[].webhook" | "notify.to[].discord" | "notify.to[].slack" | "notify.to[].ntfy",
             None | Some("ca" | "secret_file" | "token_file"),
         ) => &[("url", "\"http://127.0.0.1/\"")],
+        ("telemetry", _) => &[("otlp", "\"http://127.0.0.1:4318\"")],
         ("affinity.NAME", _) => &[("lookup", "[\"query:a\"]"), ("learn", "[{ from = \"header:x-a\" }]")],
         _ => &[],
     }

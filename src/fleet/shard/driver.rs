@@ -3,6 +3,8 @@
 //! One batch is under way at a time, so that changes of a pin arrive in order. While the circuit is open only a PING is
 //! sent each second. Left out: what the commands mean (`crate::fleet`).
 
+mod said;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,9 +34,6 @@ const AUTH_PAUSE: Duration = Duration::from_secs(30);
 /// Pause between two looks at the server's memory.
 const INFO: Duration = Duration::from_secs(30);
 
-/// Warning for operators whose Redis drops pins.
-const EVICTS: &str = "pins are evicted: give the Redis more memory (maxmemory)";
-
 /// A connection that is being opened in place of one to a server that has become a replica.
 type Successor = Pin<Box<dyn Future<Output = Result<RedisLink, LinkError>>>>;
 
@@ -51,6 +50,8 @@ pub(crate) struct Driver {
     pub(crate) connected: Arc<Notify>,
     /// When the server last refused a read for want of rights; it is asked again after [`AUTH_PAUSE`].
     pub(crate) read_refused: Option<Instant>,
+    /// Name of a key that could not be read, for want of rights or because its slot of a cluster has no server.
+    pub(crate) failed_read: Option<String>,
     /// Whether the server has become a replica, so that a new connection is to find the new master.
     pub(crate) is_replica: bool,
 }
@@ -132,10 +133,19 @@ impl Driver {
     /// Asks whether Redis answers in time, and closes the circuit if it does.
     async fn ping(&mut self, link: &mut RedisLink) -> Result<(), LinkError> {
         let begun = Instant::now();
-        let replies = link.run(vec![cmd("PING")]).await?;
-        if let Some(Value::ServerError(error)) = replies.first() {
+        // A PING tells nothing of the rights to read, nor of slots that no server of a cluster has.
+        let commands = std::iter::once(cmd("PING")).chain(self.failed_read.as_deref().map(get));
+        let replies = link.run(commands.collect()).await?;
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = refused {
             let kind = kind_of(error.code(), false);
             self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+            if kind == "auth" {
+                self.read_refused = Some(Instant::now());
+            }
             self.shard.usable.store(false, Relaxed);
             return Ok(());
         }
@@ -144,6 +154,8 @@ impl Driver {
         health.took(took);
         if took > self.lookup_timeout {
             health.state = "slow";
+            drop(health);
+            self.say_slow(took);
             return Ok(());
         }
         if health.state == "slow" {
@@ -154,6 +166,7 @@ impl Driver {
             *lock(&self.shard.circuit) = Circuit::default();
             (health.state, health.error) = ("up", None);
             drop(health);
+            self.failed_read = None;
             self.said.clear();
             self.connected.notify_one();
         }
@@ -239,9 +252,10 @@ impl Driver {
                 command.arg(name).arg(member);
                 command
             }
-            Write::Leave(LostEntry { name, member, times }) => {
+            Write::Leave(LostEntry { name, member }) => {
                 let mut command = cmd("LREM");
-                command.arg(name).arg(*times).arg(member);
+                // From its head, where the oldest socket is.
+                command.arg(name).arg(1).arg(member);
                 command
             }
             Write::Owes(name) => {
@@ -297,65 +311,20 @@ impl Driver {
     fn answered(&mut self, lookup: Lookup, reply: Value) {
         match reply {
             Value::BulkString(value) => _ = lookup.answer.send(Some(value)),
+            // Another program has put something else under this name: as bad as any value that is not sealed.
+            Value::ServerError(error) if error.code() == "WRONGTYPE" => _ = lookup.answer.send(Some(Vec::new())),
             Value::ServerError(error) => {
                 let kind = kind_of(error.code(), false);
                 self.failed(kind, error.details().unwrap_or_else(|| error.code()));
                 if kind == "auth" {
                     self.read_refused = Some(Instant::now());
                 }
+                if matches!(kind, "auth" | "clusterdown") {
+                    self.failed_read = Some(lookup.name);
+                }
                 self.shard.used(true);
             }
             _ => _ = lookup.answer.send(None),
-        }
-    }
-
-    /// Looks whether Redis drops pins for want of memory.
-    async fn look_at_memory(&self, link: &mut RedisLink) {
-        let mut info = cmd("INFO");
-        info.arg("stats");
-        let Ok(replies) = link.run(vec![info]).await else { return };
-        let text = match replies.into_iter().next() {
-            Some(Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
-            Some(Value::VerbatimString { text, .. }) => text,
-            _ => return,
-        };
-        let Some(evicted) = text.lines().find_map(|line| line.strip_prefix("evicted_keys:")?.trim().parse().ok())
-        else {
-            return;
-        };
-        let mut health = lock(&self.shard.health);
-        // The first number is what was evicted before stickyd came, or before the Redis was full of its pins.
-        let more = health.evicted.replace(evicted).is_some_and(|before| evicted > before);
-        if more {
-            health.error = Some(EVICTS.to_owned());
-            self.series.error("evicted");
-            tracing::warn!(redis = %self.shard.shown, evicted, "the fleet's Redis: {EVICTS}");
-        } else if health.error.as_deref() == Some(EVICTS) {
-            health.error = None;
-        }
-    }
-
-    /// Counts an error, shows it to operators, and logs it at most once per minute.
-    fn failed(&mut self, kind: &'static str, words: &str) {
-        self.series.error(kind);
-        let user = self.shard.user.as_deref().unwrap_or("default");
-        let help = match kind {
-            "auth" => format!("; user `{user}`: check password_file, and the rights that `stickyd fleet --acl` prints"),
-            "oom" => "; give the Redis more memory (maxmemory), or let it evict (maxmemory-policy)".to_owned(),
-            "misconf" => "; the Redis cannot save to its disk, and refuses writes".to_owned(),
-            _ => String::new(),
-        };
-        let error = format!("{words}{help}");
-        let mut health = lock(&self.shard.health);
-        health.error = Some(error.clone());
-        if !self.shard.is_usable() || matches!(kind, "auth" | "oom" | "misconf" | "readonly") {
-            health.state = kind;
-        }
-        drop(health);
-        let now = Instant::now();
-        if self.said.get(kind).is_none_or(|said| now.duration_since(*said) >= Duration::from_secs(60)) {
-            self.said.insert(kind, now);
-            tracing::warn!(redis = %self.shard.shown, kind, %error, "the fleet's Redis has failed");
         }
     }
 }

@@ -9,18 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use redis::{Value, cmd};
 use tokio::time::timeout;
 
-use super::{NewPlace, TOPIC, UserKey, UserTerms, list_command};
+use super::{LONG, NewPlace, TOPIC, UserKey, UserTerms, list_command};
 use crate::fleet::{Fleet, QUESTION};
 use crate::locks::lock;
 
 /// Number of entries by which a list may have grown since its length was read.
 const SLACK: usize = 256;
 
-/// Number of entries that are read at most: 850 KB. What stands behind them does not count.
-const LONGEST: usize = 16_384;
-
-/// Length from which on the list of a user is read once per second at most.
-const LONG: usize = 1_024;
+/// Number of entries that are read at most: 850 KB. Those after them do not count.
+pub(super) const LONGEST: usize = 16_384;
 
 /// Maximum number of entries that one message names.
 const NAMED: usize = 4_096;
@@ -28,12 +25,15 @@ const NAMED: usize = 4_096;
 /// Size of an entry before it is sealed, in bytes.
 pub(super) const ENTRY: usize = 24;
 
+/// Number of entries that are opened without a pause for other tasks of the thread.
+const AT_ONCE: usize = 128;
+
 /// Number of readings until entries that are removed no longer stand in the way.
 const READINGS: usize = 3;
 
 /// What an entry says once it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry {
+pub(super) struct UserEntry {
     /// The stickyd that has the socket.
     pub(super) node: u64,
     /// Number of the place there.
@@ -42,7 +42,7 @@ pub(super) struct Entry {
     pub(super) session: u64,
 }
 
-impl Entry {
+impl UserEntry {
     pub(super) fn encode(self) -> [u8; ENTRY] {
         let mut plain = [0; ENTRY];
         let numbers = [self.node, self.number, self.session].map(u64::to_be_bytes);
@@ -64,15 +64,15 @@ impl Entry {
 }
 
 /// An entry as it stands in Redis.
-pub(super) struct Listed {
-    pub(super) entry: Entry,
+pub(super) struct UserListed {
+    pub(super) entry: UserEntry,
     pub(super) member: Vec<u8>,
 }
 
 /// What was read of a list.
 pub(super) struct UserList {
     /// Entries that stand for sockets, as far as this stickyd can tell, in the order of the list.
-    pub(super) live: Vec<Listed>,
+    pub(super) live: Vec<UserListed>,
 }
 
 impl UserList {
@@ -82,7 +82,7 @@ impl UserList {
     }
 
     /// Entries of the first `over` sockets that count, wherever they stand.
-    fn first(self, over: usize) -> Vec<Listed> {
+    fn first(self, over: usize) -> Vec<UserListed> {
         let mut first = BTreeSet::new();
         for one in &self.live {
             if first.len() >= over {
@@ -118,7 +118,16 @@ impl Fleet {
 
     /// Refuses the new socket if as many others stand before it as the user may have. Returns whether it did; `None` if
     /// Redis does not say.
-    async fn refuse_new(&self, user: UserKey, terms: UserTerms, own: Entry, length: usize) -> Option<bool> {
+    async fn refuse_new(&self, user: UserKey, terms: UserTerms, own: UserEntry, length: usize) -> Option<bool> {
+        let _turn = if length > LONG { Some(self.users.long_turn.lock().await) } else { None };
+        // A session may count elsewhere already, which only the list shows.
+        if length > LONG && own.session == 0 && self.users.was_full_just_now(user, length) {
+            self.give_way(own.number, true);
+            return Some(true);
+        }
+        if length > LONG && !self.users.try_read_long(user) {
+            return None;
+        }
         for _ in 0..READINGS {
             let list = self.read_list(user, length).await?;
             let (count, seen) = (list.count(), list.live.len());
@@ -130,6 +139,7 @@ impl Fleet {
             let is_in_sight = others.len() < seen;
             let others = UserList { live: others };
             if others.count() >= terms.most {
+                self.users.found_full(user);
                 self.ask_owners(user, &others.live, false);
                 self.give_way(own.number, true);
                 return Some(true);
@@ -137,7 +147,7 @@ impl Fleet {
             if is_in_sight || count < terms.most {
                 return Some(false);
             }
-            // The own entry waits still, or stands behind what is being removed.
+            // The own entry still waits, or comes after those that are being removed.
         }
         None
     }
@@ -145,15 +155,13 @@ impl Fleet {
     /// Closes the first sockets of a list, so that as many stay as the user may have. Returns whether there were too
     /// many; `None` if Redis does not say.
     pub(super) async fn close_oldest(&self, user: UserKey, terms: UserTerms, length: usize) -> Option<bool> {
-        if length > LONG && self.users.was_full_just_now(user) {
+        let _turn = if length > LONG { Some(self.users.long_turn.lock().await) } else { None };
+        if length > LONG && !self.users.try_read_long(user) {
             // The next round looks again (`upkeep`).
-            return Some(true);
+            return None;
         }
         let list = self.read_list(user, length).await?;
         let over = list.count().saturating_sub(terms.most);
-        if over > 0 {
-            self.users.found_full(user);
-        }
         let first = list.first(over);
         for one in first.iter().filter(|one| one.entry.node == self.node) {
             self.give_way(one.entry.number, false);
@@ -168,11 +176,13 @@ impl Fleet {
         }
     }
 
-    /// Reads a user's list, which was this long a moment ago, and has those removed that stand for no socket; `None` if Redis does
-    /// not say.
+    /// Reads a user's list, which was this long a moment ago, and has those removed that stand for no socket; `None` if
+    /// Redis does not say.
     pub(super) async fn read_list(&self, user: UserKey, length: usize) -> Option<UserList> {
         let mut range = list_command("LRANGE", &self.list_name(user));
         range.arg(0).arg(length.saturating_add(SLACK).min(LONGEST).saturating_sub(1));
+        // Otherwise, what is being removed already would be removed once more at each reading.
+        let removes = self.sees_all(user);
         let found = match self.ask_list(user, vec![range]).await?.pop()? {
             Value::Array(found) => found,
             Value::ServerError(error) => {
@@ -181,42 +191,45 @@ impl Fleet {
             }
             _ => return None,
         };
-        let (listed, rubbish) = self.open_all(user, found);
+        let (listed, rubbish) = self.open_all(user, found).await;
         let dead = self.dead_nodes(&listed).await?;
         let mut list = UserList { live: Vec::new() };
-        rubbish.into_iter().for_each(|member| self.remove_entry(user, member, 1));
+        rubbish.into_iter().filter(|_| removes).for_each(|member| self.remove_entry(user, member));
         let mut seen = BTreeSet::new();
         for one in listed {
-            let Entry { node, number, .. } = one.entry;
+            let UserEntry { node, number, .. } = one.entry;
             let is_lost = dead.contains(&node) || (node == self.node && !self.has_place(number));
-            if is_lost || !seen.insert(one.entry) {
-                self.remove_entry(user, one.member, 1);
-            } else {
+            if !is_lost && seen.insert(one.entry) {
                 list.live.push(one);
+            } else if removes {
+                self.remove_entry(user, one.member);
             }
         }
         Some(list)
     }
 
-    /// Another kind of value stands where the list should be: it is no work of stickyd's.
+    /// Redis has refused a command on a list. A value of another kind is not from stickyd, and is deleted.
     pub(super) fn was_refused(&self, user: UserKey, code: &str) {
         if code == "WRONGTYPE" {
             self.change_list(user, crate::fleet::queue::Write::Forget(self.list_name(user)));
         }
     }
 
-    pub(super) fn opened(&self, user: UserKey, member: &[u8]) -> Option<Entry> {
-        self.seals.open(&self.list_name(user), member).and_then(|plain| Entry::decode(&plain))
+    pub(super) fn opened(&self, user: UserKey, member: &[u8]) -> Option<UserEntry> {
+        self.seals.open(&self.list_name(user), member).and_then(|plain| UserEntry::decode(&plain))
     }
 
     /// Opens entries; returns those that open, and the others.
-    pub(super) fn open_all(&self, user: UserKey, found: Vec<Value>) -> (Vec<Listed>, Vec<Vec<u8>>) {
+    async fn open_all(&self, user: UserKey, found: Vec<Value>) -> (Vec<UserListed>, Vec<Vec<u8>>) {
         let name = self.list_name(user);
         let (mut listed, mut rubbish) = (Vec::new(), Vec::new());
-        for value in found {
+        for (value, number) in found.into_iter().zip(1_usize..) {
+            if number.is_multiple_of(AT_ONCE) {
+                tokio::task::yield_now().await;
+            }
             let Value::BulkString(member) = value else { continue };
-            match self.seals.open(&name, &member).and_then(|plain| Entry::decode(&plain)) {
-                Some(entry) => listed.push(Listed { entry, member }),
+            match self.seals.open(&name, &member).and_then(|plain| UserEntry::decode(&plain)) {
+                Some(entry) => listed.push(UserListed { entry, member }),
                 None => rubbish.push(member),
             }
         }
@@ -231,7 +244,7 @@ impl Fleet {
     }
 
     /// The stickyds of these entries that no longer show themselves; `None` if Redis does not say.
-    async fn dead_nodes(&self, listed: &[Listed]) -> Option<BTreeSet<u64>> {
+    async fn dead_nodes(&self, listed: &[UserListed]) -> Option<BTreeSet<u64>> {
         let mut unknown: BTreeSet<u64> = listed.iter().map(|one| one.entry.node).collect();
         unknown.remove(&self.node);
         lock(&self.members).iter().for_each(|member| _ = unknown.remove(&member.node));
@@ -249,7 +262,7 @@ impl Fleet {
 
     /// Tells other stickyds which of their entries were met: they remove those that stand for no socket of theirs, and
     /// with `gives_way` end the sockets.
-    pub(super) fn ask_owners(&self, user: UserKey, listed: &[Listed], gives_way: bool) {
+    pub(super) fn ask_owners(&self, user: UserKey, listed: &[UserListed], gives_way: bool) {
         let mut by_node: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for one in listed.iter().filter(|one| one.entry.node != self.node).take(NAMED) {
             by_node.entry(one.entry.node).or_default().extend_from_slice(&one.member);
@@ -267,16 +280,17 @@ mod tests {
 
     #[test]
     fn an_entry_comes_back_as_it_was() {
-        let entry = Entry { node: 0x0102_0304_0506_0708, number: u64::MAX, session: 7 };
-        assert_eq!(Entry::decode(&entry.encode()), Some(entry));
+        let entry = UserEntry { node: 0x0102_0304_0506_0708, number: u64::MAX, session: 7 };
+        assert_eq!(UserEntry::decode(&entry.encode()), Some(entry));
         for length in [0, 7, 8, 16, 23, 25, 44] {
-            assert_eq!(Entry::decode(&vec![7; length]), None);
+            assert_eq!(UserEntry::decode(&vec![7; length]), None);
         }
     }
 
     #[test]
     fn the_sockets_of_one_session_count_once() {
-        let listed = |node, number, session| Listed { entry: Entry { node, number, session }, member: Vec::new() };
+        let listed =
+            |node, number, session| UserListed { entry: UserEntry { node, number, session }, member: Vec::new() };
         let live = vec![listed(1, 1, 9), listed(1, 2, 0), listed(2, 1, 9), listed(2, 2, 0)];
         let list = UserList { live };
         assert_eq!(list.count(), 3);

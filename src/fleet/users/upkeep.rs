@@ -1,16 +1,16 @@
 //! The part of the fleet's thread in the limits of users: checks new sockets, does what other stickyds say about
 //! entries, and enters places again that Redis has lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
-use super::check::ENTRY;
-use super::{HeldPlace, LIST_S, TOPIC, UserKey, list_command};
+use super::check::{ENTRY, LONGEST};
+use super::{HeldPlace, LIST_S, SEEN, TOPIC, UserKey, list_command};
 use crate::fleet::{Fleet, FleetMessage};
 use crate::locks::lock;
 
@@ -28,8 +28,12 @@ const PART: usize = 200;
 /// Number of places that are looked at together.
 const TOGETHER: usize = 256;
 
-/// Number of entries of a list that are looked at; of longer lists only whether they are there.
+/// Number of entries up to which a list is looked at in each round; longer ones are read whole, and rarely.
 const LOOKED_AT: usize = 256;
+const LONG_LOOK: Duration = Duration::from_secs(10);
+
+/// Users with longer lists, by when these were looked at.
+type LongLooks = HashMap<UserKey, Instant>;
 
 /// Length of an entry in Redis: itself, nonce and tag.
 const MEMBER: usize = ENTRY + 28;
@@ -77,26 +81,30 @@ fn obey(fleet: &Fleet, payload: &[u8]) {
         match fleet.users.get(entry.number) {
             Some(place) if place.user == user && *gives_way == 1 => place.holder.give_way(false),
             Some(_) => {}
-            None => fleet.remove_entry(user, member.to_vec(), 0),
+            // It may have left a moment ago.
+            None if fleet.sees_all(user) => fleet.remove_entry(user, member.to_vec()),
+            None => {}
         }
     }
 }
 
 /// Looks at all places, over and over: slowly while all is well, and at once after Redis was away.
 async fn rounds(fleet: &Fleet) {
-    let mut from = 0;
+    let (mut from, mut long) = (0, LongLooks::new());
     loop {
+        long.retain(|_, looked| looked.elapsed() < LONG_LOOK);
         if timeout(PAUSE, fleet.users.rejoin.notified()).await.is_ok() {
+            long.clear();
             // What waited for Redis goes first, so that nothing is entered twice.
             let mut last = 0;
-            while let Some(next) = look_at_some(fleet, last).await {
+            while let Some(next) = look_at_some(fleet, last, &mut long).await {
                 last = next;
             }
             continue;
         }
         let mut left = (lock(&fleet.users.held).len() / PARTS).max(PART);
         while left > 0 {
-            match look_at_some(fleet, from).await {
+            match look_at_some(fleet, from, &mut long).await {
                 Some(next) => from = next,
                 None => {
                     from = 0;
@@ -109,8 +117,8 @@ async fn rounds(fleet: &Fleet) {
 }
 
 /// Looks at some places, beginning with this number. Returns the next one; `None` after the last.
-async fn look_at_some(fleet: &Fleet, from: u64) -> Option<u64> {
-    while fleet.shards().any(|shard| lock(&shard.queue).writes.len() > TOGETHER) {
+async fn look_at_some(fleet: &Fleet, from: u64, long: &mut LongLooks) -> Option<u64> {
+    while fleet.shards().any(|shard| lock(&shard.queue).writes.len() > SEEN) {
         sleep(Duration::from_millis(50)).await;
         if fleet.shards().all(|shard| !shard.is_usable()) {
             return None;
@@ -142,7 +150,11 @@ async fn look_at_some(fleet: &Fleet, from: u64) -> Option<u64> {
         let mut replies = replies.into_iter();
         for (user, places) in own {
             let (kept, range, length) = (replies.next(), replies.next(), replies.next());
-            look_at_user(fleet, *user, places, (kept, range, length)).await;
+            let is_long = look_at_user(fleet, *user, places, (kept, range, length)).await;
+            if is_long && !long.contains_key(user) {
+                long.insert(*user, Instant::now());
+                enter_lost(fleet, *user).await;
+            }
         }
     }
     Some(last.saturating_add(1))
@@ -153,18 +165,22 @@ fn is_at(fleet: &Fleet, user: UserKey, shard: &Arc<crate::fleet::Shard>) -> bool
 }
 
 /// Enters the places of one user again that Redis has lost, and closes the oldest sockets if there are too many.
+/// Returns whether the list is too long for that: it then has to be read whole.
 async fn look_at_user(
     fleet: &Fleet,
     user: UserKey,
     places: &[(u64, HeldPlace)],
     (kept, range, length): (Option<Value>, Option<Value>, Option<Value>),
-) {
+) -> bool {
     let found = match range {
         Some(Value::Array(found)) => found,
-        Some(Value::ServerError(error)) => return fleet.was_refused(user, error.code()),
-        _ => return,
+        Some(Value::ServerError(error)) => {
+            fleet.was_refused(user, error.code());
+            return false;
+        }
+        _ => return false,
     };
-    let Some(Value::Int(length)) = length else { return };
+    let Some(Value::Int(length)) = length else { return false };
     let length = usize::try_from(length).unwrap_or(0);
     let is_whole = length <= LOOKED_AT;
     let is_lost = kept == Some(Value::Int(0));
@@ -179,7 +195,7 @@ async fn look_at_user(
         if times == 0 && (is_lost || is_whole) {
             fleet.add_entry(user, place.member.clone(), None);
         } else if times > 1 {
-            fleet.remove_entry(user, place.member.clone(), 1);
+            fleet.remove_entry(user, place.member.clone());
         }
     }
     if let Some((_, place)) = places.first()
@@ -187,5 +203,39 @@ async fn look_at_user(
         && length > place.terms.most
     {
         fleet.close_oldest(user, place.terms, length).await;
+    }
+    !is_whole
+}
+
+/// Enters the places of a user with a long list again that Redis has lost.
+async fn enter_lost(fleet: &Fleet, user: UserKey) {
+    let _turn = fleet.users.long_turn.lock().await;
+    let own: Vec<(u64, Vec<u8>)> = {
+        let held = lock(&fleet.users.held);
+        held.iter().filter(|(_, place)| place.user == user).map(|(at, place)| (*at, place.member.clone())).collect()
+    };
+    if !fleet.sees_all(user) {
+        return;
+    }
+    let mut range = list_command("LRANGE", &fleet.list_name(user));
+    range.arg(0).arg(LONGEST.saturating_sub(1));
+    let found = fleet.ask_list(user, vec![range]).await.and_then(|mut replies| replies.pop());
+    let Some(Value::Array(found)) = found.filter(|found| matches!(found, Value::Array(all) if all.len() < LONGEST))
+    else {
+        return;
+    };
+    let there: HashSet<Vec<u8>> = found.into_iter().filter_map(bytes).collect();
+    for (number, member) in own.into_iter().filter(|(_, member)| !there.contains(member)) {
+        let held = lock(&fleet.users.held);
+        if held.contains_key(&number) {
+            fleet.add_entry(user, member, None);
+        }
+    }
+}
+
+fn bytes(value: Value) -> Option<Vec<u8>> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
     }
 }

@@ -81,6 +81,26 @@ fn slack_and_discord_get_harmless_text() {
 }
 
 #[test]
+fn slack_text_is_cut_after_its_escapes_and_never_within_one() {
+    // Every shift of the text puts the limit at another place of an escape.
+    for shift in 0..5 {
+        let why = format!("{}{}", "x".repeat(shift), "&".repeat(500));
+        let notes: Vec<_> = (0..8)
+            .map(|n| {
+                let mut note = note(&format!("w{n}"), NoteState::Begun, &why);
+                note.problem.key.upstream = n.to_string();
+                note
+            })
+            .collect();
+        let text = slack(&message(&notes))["text"].as_str().unwrap().to_owned();
+        let units = text.encode_utf16().count();
+        assert!((3_990..=4_000).contains(&units) && text.ends_with(" … (cut)"), "{units}: {text}");
+        let entities: usize = ["&amp;", "&lt;", "&gt;"].iter().map(|entity| text.matches(entity).count()).sum();
+        assert_eq!(entities, text.matches('&').count(), "{text}");
+    }
+}
+
+#[test]
 fn mails_have_crlf_and_say_when_it_is_over() {
     let (subject, text) = mail(&message(&[note("w3", back(), "")]));
     assert!(subject.starts_with("[web-1] resolved: app/w3 is up again after 31s"), "{subject}");
@@ -106,7 +126,7 @@ proptest! {
         let embed = &discord(&message)["embeds"][0];
         prop_assert!((1..=256).contains(&units(&embed["title"])) && (1..=4_096).contains(&units(&embed["description"])));
         let slack = slack(&message);
-        prop_assert!((1..=12_000).contains(&units(&slack["text"])));
+        prop_assert!((1..=4_000).contains(&units(&slack["text"])));
         let ntfy = ntfy(&message);
         prop_assert!((1..=4_096).contains(&ntfy.text.len()) && (1..=200).contains(&ntfy.title.len()));
         prop_assert!(ntfy.title.is_ascii() && !ntfy.title.contains(char::is_control));

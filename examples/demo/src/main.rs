@@ -2,7 +2,7 @@
 //! a page of live figures. While you watch, a worker is killed and stickyd is restarted; the page shows how many
 //! sessions each of these costs.
 //!
-//! Run it with `cargo demo`, which compiles it in the shortest time, or with `cargo run --release --example demo`. It
+//! Run it with `cargo demo`, which compiles it in the shortest time, or with `cargo run --release -p stickyd-demo`. It
 //! needs nothing installed, uses loopback addresses only, and ends after half a minute.
 
 mod client;
