@@ -144,6 +144,19 @@ impl<'a> UserList<'a> {
         Ok(replies.into_iter().next().map(texts).unwrap_or_default())
     }
 
+    /// Some messages after `skip` others, of which `last` is the last; `None` if these are no longer where they were.
+    pub(crate) async fn page_after(
+        &self,
+        skip: usize,
+        last: Option<&[u8]>,
+        count: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, StoreFault> {
+        let Some(last) = last.filter(|_| skip > 0) else { return self.page(skip, count).await.map(Some) };
+        let mut page = self.page(skip - 1, count + 1).await?;
+        let is_there = page.first().is_some_and(|first| first == last);
+        Ok(is_there.then(|| page.split_off(1)))
+    }
+
     /// Removes these messages; returns how many were still there.
     pub(crate) async fn remove(&self, raws: &[Vec<u8>]) -> Result<u64, StoreFault> {
         if raws.is_empty() {

@@ -245,23 +245,32 @@ impl Postman {
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,
     ) -> Result<Outcome, StoreFault> {
-        let mut skip = 0;
+        // A namespace that is connected meanwhile waits for the next look, and one that was left, too: messages of
+        // theirs that were passed over come before those that follow.
+        let mut open = bag.namespaces();
+        let (mut skip, mut skipped) = (0, None);
         loop {
             if bag.user() != Some(list.user) {
                 return Ok(Outcome::NotTaken);
             }
+            open.retain(|namespace| bag.is_connected(namespace));
             let batch = {
                 let _place = self.reads.acquire().await;
-                let page = list.page(skip, PAGE).await?;
+                let Some(page) = list.page_after(skip, skipped.as_deref(), PAGE).await? else {
+                    // Messages that were passed over have been dropped or deleted.
+                    (skip, skipped) = (0, None);
+                    continue;
+                };
                 if page.is_empty() {
                     return Ok(Outcome::Confirmed);
                 }
-                self.sort(list, page, |message| is_for(&message.content, socket, bag))
+                self.sort(list, page, |message| suits(&message.content, socket.kind(), |needed| open.contains(needed)))
             };
             list.keep_claim(token).await?;
             self.queues.count(MailResult::Expired, list.remove(&batch.expired).await?);
             self.queues.count(MailResult::BadSeal, list.remove(&batch.forged).await?);
             skip += batch.others;
+            skipped = batch.last_other.or(skipped);
             if batch.messages.is_empty() {
                 continue;
             }
@@ -300,7 +309,10 @@ impl Postman {
                     batch.messages.push(message);
                     batch.raws.push(raw);
                 }
-                Some(_) if batch.messages.is_empty() => batch.others += 1,
+                Some(_) if batch.messages.is_empty() => {
+                    batch.others += 1;
+                    batch.last_other = Some(raw);
+                }
                 // It would be skipped with those that are sent before it.
                 Some(_) => return batch,
             }
@@ -339,8 +351,9 @@ struct Batch {
     raws: Vec<Vec<u8>>,
     expired: Vec<Vec<u8>>,
     forged: Vec<Vec<u8>>,
-    /// Number of messages before them that are for another socket.
+    /// Number of messages before them that are for another socket, and the last of these.
     others: usize,
+    last_other: Option<Vec<u8>>,
 }
 
 /// Whether a socket can get messages now: over its tunnel, or in answers to its polls.
@@ -355,5 +368,9 @@ fn is_on_its_way(socket: &Socket) -> bool {
 
 /// Whether a socket is of the kind that a message is for, and its namespace is connected.
 pub(super) fn is_for(content: &MessageContent, socket: &Socket, bag: &Mailbag) -> bool {
-    content.needs(socket.kind()).is_some_and(|needed| socket.kind() == SocketKind::Plain || bag.is_connected(needed))
+    suits(content, socket.kind(), |needed| bag.is_connected(needed))
+}
+
+fn suits(content: &MessageContent, kind: SocketKind, is_open: impl Fn(&str) -> bool) -> bool {
+    content.needs(kind).is_some_and(|needed| kind == SocketKind::Plain || is_open(needed))
 }

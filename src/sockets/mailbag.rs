@@ -3,6 +3,7 @@
 //!
 //! A socket has one once its upstream has an `offline_queue`. Left out: the messages themselves (`crate::queue`).
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -109,6 +110,11 @@ impl Mailbag {
     /// Whether events of a namespace (empty for `/`) reach the client.
     pub(crate) fn is_connected(&self, namespace: &str) -> bool {
         lock(&self.state).namespaces.iter().any(|known| **known == *namespace)
+    }
+
+    /// The connected namespaces; empty text for `/`.
+    pub(crate) fn namespaces(&self) -> HashSet<Box<str>> {
+        lock(&self.state).namespaces.iter().cloned().collect()
     }
 
     /// Says whether the queue is being asked for messages.

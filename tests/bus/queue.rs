@@ -26,16 +26,18 @@ async fn a_room_of_a_user_without_sockets_is_stored() {
     let redis = Redis::start();
     let address = free_address();
     let text = format!(
-        "{SECRET}state_dir = \".\"\n[upstream.app]\nworkers = [\"{address}\"]\nallow_empty = true\n\
+        "{SECRET}state_dir = \".\"\n[upstream.app]\n\
+         workers = [{{ address = \"{address}\", name = \"w1\" }}]\nallow_empty = true\n\
          health = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n\
          labels = {{ user = \"backend\" }}\noffline_queue = {{ label = \"user\" }}\n\
          [fleet]\nredis = {:?}\nname = \"edge-1\"\n",
         redis.url()
     );
     let mut fleet = Fleet { stickyd: Binary::with(&text), workers: Vec::new(), variables: Vec::new() };
-    let worker = fleet.worker(address, &["node", "bus_worker.cjs"]).await;
+    let worker = fleet.unlisted(address).await;
     fleet.workers.push(worker);
     fleet.wait_linked(1.0);
+    wait_for("the worker is up", || fleet.metric("stickyd_worker_up{upstream=\"app\",worker=\"w1\"}") == 1.0);
     let order = |number: u64| json!({"rooms": ["user:7", "user:8"], "event": "order", "args": [number]});
     wait_for("messages can be stored", || {
         let (status, said) = fleet.emit(&order(1));

@@ -14,22 +14,24 @@ async fn messages_wait_for_clients_of_every_version_and_transport() {
         let workers = NodeServer::start_many(2, &["--version", server]).await;
         let binary = start(&workers, &redis, "");
         for transports in [json!(["polling"]), json!(["websocket"]), json!(["polling", "websocket"])] {
+            // Other users each time: the clients before may not have been noticed to be gone.
+            let [name, other] = ["alice", "bob"].map(|user| format!("{user}-{transports}"));
             for number in 0..40 {
-                assert_eq!(order(&binary, "alice", number)["result"], "stored");
+                assert_eq!(order(&binary, &name, number)["result"], "stored");
             }
-            order(&binary, "bob", 99);
+            order(&binary, &other, 99);
             assert_eq!(counts(&binary), (41, 2));
             // Whatever the others are called, they get nothing.
-            let mut eve = Mail::of(&binary, "alice2", json!({"version": version, "transports": transports}));
+            let mut eve = Mail::of(&binary, &format!("{name}2"), json!({"version": version, "transports": transports}));
             eve.event("connect").await;
             let mut alice =
-                Mail::of(&binary, "alice", json!({"version": version, "transports": transports, "pings": 50}));
+                Mail::of(&binary, &name, json!({"version": version, "transports": transports, "pings": 50}));
             alice.has(40).await;
             assert_eq!(alice.numbers(), (0..40).collect::<Vec<_>>(), "{version} {transports}");
             let mut ids = alice.ids();
             ids.dedup();
             assert_eq!(ids.len(), 40, "each message has an id");
-            let mut bob = Mail::of(&binary, "bob", json!({"version": version, "transports": transports, "pings": 50}));
+            let mut bob = Mail::of(&binary, &other, json!({"version": version, "transports": transports, "pings": 50}));
             bob.has(1).await;
             assert_eq!(bob.numbers(), [99]);
             is_empty(&binary).await;

@@ -27,23 +27,24 @@ fn sent(answer: &Value) -> (u64, u64) {
 async fn users_that_are_away_get_messages_of_the_backend_later() {
     let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
     let binary = started(&workers, &redis);
-    for transports in [json!(["websocket"]), json!(["polling"])] {
-        let answer = emit(&binary, &order(&["user:7"], 1));
+    for (user, transports) in [("7", json!(["websocket"])), ("8", json!(["polling"]))] {
+        let room = format!("user:{user}");
+        let answer = emit(&binary, &order(&[&room], 1));
         assert_eq!((sent(&answer), &answer["matched"]), ((0, 1), &json!(0)), "{answer}");
         let first = answer["id"].as_str().unwrap().to_owned();
-        let named = json!({"rooms": ["user:7"], "event": "order", "args": [2], "id": "n2", "queue": "1h"});
+        let named = json!({"rooms": [room], "event": "order", "args": [2], "id": "n2", "queue": "1h"});
         assert_eq!(emit(&binary, &named)["id"], "n2");
         let mut mail = Mail::of(&binary, "-", json!({"transports": transports, "pings": 50}));
         let connected = mail.event("connect").await;
         assert!(mail.got.is_empty(), "it belongs to no user yet");
-        label(&binary, &connected, Some("7"));
+        label(&binary, &connected, Some(user));
         mail.has(2).await;
         assert_eq!((mail.numbers(), mail.ids()), (vec![1, 2], vec![first.as_str(), "n2"]));
         is_empty(&binary).await;
         // While the user is there: at once over a WebSocket, with an answer to a poll otherwise.
         let is_polling = transports == json!(["polling"]);
         wait_for("all is looked after, and goes the direct way", || {
-            let answer = emit(&binary, &order(&["user:7"], 3));
+            let answer = emit(&binary, &order(&[&room], 3));
             if sent(&answer) == if is_polling { (0, 1) } else { (1, 0) } { Ok(()) } else { Err(answer) }
         });
         while mail.numbers().last() != Some(&3) {
