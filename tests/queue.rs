@@ -146,6 +146,9 @@ fn counted(binary: &Binary, result: &str) -> f64 {
 struct Mail {
     process: Process,
     got: Vec<Value>,
+    /// All that it has said, for the case of a failure.
+    said: Vec<Value>,
+    admin: std::path::PathBuf,
 }
 
 impl Mail {
@@ -161,7 +164,8 @@ impl Mail {
         // Version 2 has no payload in CONNECT.
         options[if more["version"] == 2 { "query" } else { "auth" }] = json!({"token": token});
         options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        Self { process: Process::start("node", ["mail.js", &options.to_string()]), got: Vec::new() }
+        let process = Process::start("node", ["mail.js", &options.to_string()]);
+        Self { process, got: Vec::new(), said: Vec::new(), admin: binary.admin() }
     }
 
     /// Waits for the next event of this name; messages are kept.
@@ -171,13 +175,19 @@ impl Mail {
                 if line["event"] == "message" {
                     self.got.push(line.clone());
                 }
+                self.said.push(line.clone());
                 if line["event"] == name {
                     return line;
                 }
             }
-            panic!("the client ended without {name}: {:?}", self.got)
+            panic!("the client ended without {name}: {:?}", self.said)
         });
-        found.await.unwrap_or_else(|_| panic!("no {name}: {:?}", self.got))
+        found.await.unwrap_or_else(|_| {
+            let seen = |path: &str| Raw::connect_unix(&self.admin).get(path).text().to_owned();
+            let numbers = seen("/metrics");
+            let numbers: Vec<_> = numbers.lines().filter(|line| line.starts_with("stickyd_queue")).collect();
+            panic!("no {name}: {:?}\n{}\n{numbers:#?}", self.said, seen("/api/v1/sockets"))
+        })
     }
 
     /// Waits until `count` messages have come.

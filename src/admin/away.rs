@@ -127,7 +127,7 @@ impl AwayOrder {
         let message = &emission.message;
         let rooms: Vec<_> = message.rooms.iter().map(|room| label(room)).collect::<Result<_, _>>()?;
         let except: Vec<_> = message.except.iter().map(|room| label(room)).collect::<Result<_, _>>()?;
-        let mut groups = self.groups(chosen(api, upstream, &rooms, &except).await);
+        let mut groups = self.groups(api, upstream, chosen(api, upstream, &rooms, &except).await);
         let frames = emission.frames();
         let (seat, allowed) = (Arc::new(seat), Arc::new(Allowed::now(&api.shared, Some(&upstream.config.name))));
         let hand = |sockets: Vec<Arc<Socket>>| {
@@ -217,16 +217,29 @@ impl AwayOrder {
         self.store(api, upstream, away, sent).await
     }
 
-    /// The sockets of each user, and under `None` those of other rooms.
-    fn groups(&self, sockets: Vec<Arc<Socket>>) -> HashMap<Option<String>, Vec<Arc<Socket>>> {
+    /// The sockets of each user, and under `None` those of other rooms. A label that was shortened is not the user whose
+    /// name it equals.
+    fn groups(
+        &self,
+        api: &Api,
+        upstream: &Upstream,
+        sockets: Vec<Arc<Socket>>,
+    ) -> HashMap<Option<String>, Vec<Arc<Socket>>> {
         let mut groups: HashMap<_, Vec<_>> = HashMap::new();
+        let known: HashSet<_> = self.users.iter().map(|(_, value)| value.as_str()).collect();
         for socket in sockets {
             let own = socket.with_texts(|_, labels| {
                 let found = labels.iter().find(|(name, _)| *name == self.terms.label);
                 found.and_then(|(_, value)| value.map(str::to_owned))
             });
-            let own = own.filter(|own| self.users.iter().any(|(_, value)| value == own));
-            groups.entry(own).or_default().push(socket);
+            let own = own.filter(|own| known.contains(own.as_str()));
+            let is_other = |own: &String| {
+                let (queues, name) = (&api.shared.queues, &upstream.config.name);
+                queues.is_of_another(&socket, name, &self.terms.label, own)
+            };
+            if !own.as_ref().is_some_and(is_other) {
+                groups.entry(own).or_default().push(socket);
+            }
         }
         groups
     }

@@ -67,9 +67,13 @@ pub(super) async fn add(
     held: &mut VecDeque<Frame<Bytes>>,
     answer: &mut WorkerBody,
 ) -> Result<(), Problem> {
-    let Some(format) = job.ask.engine.map(|engine| engine.format).filter(|format| *format != PollFormat::Other) else {
+    let Some(format) = job.ask.engine.map(|engine| engine.format) else { return Ok(()) };
+    if format == PollFormat::Other {
+        if let Some(bag) = bag(job) {
+            bag.cannot_hear();
+        }
         return Ok(());
-    };
+    }
     let length = answer.size_hint().lower().saturating_add(held_bytes(held));
     if parts.status != StatusCode::OK
         || parts.headers.contains_key(header::CONTENT_ENCODING)

@@ -12,9 +12,13 @@ use crate::fleet::StoreFault;
 use crate::sockets::{Mailbag, OfferProgress, Socket, UserKey};
 use crate::websocket::frames::{Mark, ping_frame, text_frame};
 
-/// Time in which a WebSocket has to take messages, and in which its client has to confirm them.
+/// Time in which a WebSocket has to take messages.
 const TAKES: Duration = Duration::from_secs(5);
+
+/// Time in which a client has to confirm messages where another socket can get them, and otherwise: what was sent before
+/// may take a slow connection long.
 const CONFIRMS: Duration = Duration::from_secs(10);
+const CONFIRMS_SLOWLY: Duration = Duration::from_secs(60);
 
 /// Pause of a client that polls, so that another stickyd gets the claim.
 const GIVES_WAY: Duration = Duration::from_secs(3);
@@ -90,49 +94,76 @@ impl Postman {
         if self.busy.borrow().get(&user) != Some(&true) {
             return None;
         }
-        let (_, sockets) = self.queues.sockets(user)?;
-        let newer = sockets.iter().rev().take_while(|other| !Arc::ptr_eq(other, socket));
-        let is_better = |other: &Arc<Socket>| other.takes_messages().is_ok() || may_take(other);
-        newer.into_iter().any(is_better).then_some(Then::Now)
+        self.has_better(user, socket).then_some(Then::Now)
     }
-}
 
-/// Sends packets over a tunnel with a Ping after them, and waits for its Pong.
-pub(super) async fn by_tunnel(user: UserKey, socket: &Arc<Socket>, bag: &Arc<Mailbag>, packets: &[String]) -> Outcome {
-    let payload = (crate::random::u64() | 1).to_be_bytes();
-    let mut frames: Vec<u8> = packets.iter().flat_map(|packet| text_frame(packet)).collect();
-    frames.extend_from_slice(ping_frame(&payload).as_ref());
-    let until = Instant::now() + TAKES;
-    let broadcast = Broadcast::of_frames(Bytes::from(frames));
-    let Some(mut posted) = broadcast.post(false) else { return Outcome::NotTaken };
-    while let Err(back) = socket.try_post(posted) {
-        if Instant::now() >= until || bag.user() != Some(user) {
-            return Outcome::NotTaken;
-        }
-        posted = back;
-        tokio::time::sleep(LOOK).await;
+    /// Whether a newer socket of the user can get messages.
+    fn has_better(&self, user: UserKey, socket: &Arc<Socket>) -> bool {
+        let Some((_, sockets)) = self.queues.sockets(user) else { return false };
+        sockets.iter().rev().take_while(|other| !Arc::ptr_eq(other, socket)).any(|other| may_take(other))
     }
-    let is_decided = tokio::select! {
-        decided = tokio::time::timeout(TAKES, broadcast.decided()) => decided.is_ok(),
-        () = bag.left_by(user) => false,
-        () = ended(socket) => false,
-    };
-    // What the tunnel has not taken by now is not sent any more.
-    let counts = broadcast.finish();
-    let is_sent = counts.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
-    let confirmed = async |limit| {
-        tokio::select! {
-            confirmed = bag.confirmed(Mark::of(&payload), limit) => confirmed,
-            () = ended(socket) => false,
+
+    /// Sends packets over a tunnel with a Ping after them, and waits for its Pong.
+    pub(super) async fn by_tunnel(
+        &self,
+        list: &UserList<'_>,
+        token: &str,
+        socket: &Arc<Socket>,
+        bag: &Arc<Mailbag>,
+        packets: &[String],
+    ) -> Result<Outcome, StoreFault> {
+        let payload = (crate::random::u64() | 1).to_be_bytes();
+        let mark = Mark::of(&payload);
+        let mut frames: Vec<u8> = packets.iter().flat_map(|packet| text_frame(packet)).collect();
+        frames.extend_from_slice(ping_frame(&payload).as_ref());
+        let until = Instant::now() + TAKES;
+        let broadcast = Broadcast::of_frames(Bytes::from(frames));
+        let Some(mut posted) = broadcast.post(false) else { return Ok(Outcome::NotTaken) };
+        while let Err(back) = socket.try_post(posted) {
+            if Instant::now() >= until || bag.user() != Some(list.user) {
+                return Ok(Outcome::NotTaken);
+            }
+            posted = back;
+            tokio::time::sleep(LOOK).await;
         }
-    };
-    match (is_sent, is_decided) {
-        (true, _) if confirmed(CONFIRMS).await => Outcome::Confirmed,
-        (true, _) => Outcome::Unconfirmed,
-        // A part of it may be on its way.
-        (false, false) if confirmed(LOOK).await => Outcome::Confirmed,
-        (false, false) => Outcome::Unconfirmed,
-        (false, true) => Outcome::NotTaken,
+        let is_decided = tokio::select! {
+            decided = tokio::time::timeout(TAKES, broadcast.decided()) => decided.is_ok(),
+            () = bag.left_by(list.user) => false,
+            () = ended(socket) => false,
+        };
+        // What the tunnel has not taken by now is not sent any more.
+        let counts = broadcast.finish();
+        let is_sent = counts.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
+        let is_confirmed = match (is_sent, is_decided) {
+            (true, _) => self.is_confirmed(list, token, socket, bag, mark).await?,
+            // A part of it may be on its way.
+            (false, false) => bag.confirmed(mark, LOOK).await,
+            (false, true) => return Ok(Outcome::NotTaken),
+        };
+        Ok(if is_confirmed { Outcome::Confirmed } else { Outcome::Unconfirmed })
+    }
+
+    /// Waits for the Pong of a client: long if its connection is slow, unless another socket can get the messages.
+    async fn is_confirmed(
+        &self,
+        list: &UserList<'_>,
+        token: &str,
+        socket: &Arc<Socket>,
+        bag: &Arc<Mailbag>,
+        mark: Mark,
+    ) -> Result<bool, StoreFault> {
+        let began = Instant::now();
+        loop {
+            let confirmed = tokio::select! {
+                confirmed = bag.confirmed(mark, KEEP) => confirmed,
+                () = ended(socket) => return Ok(false),
+            };
+            let is_wanted = || self.wanted.borrow().contains(&list.user) || self.has_better(list.user, socket);
+            if confirmed || began.elapsed() >= CONFIRMS_SLOWLY || (began.elapsed() >= CONFIRMS && is_wanted()) {
+                return Ok(confirmed);
+            }
+            list.keep_claim(token).await?;
+        }
     }
 }
 

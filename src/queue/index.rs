@@ -31,9 +31,11 @@ impl OfflineQueues {
             bag.belongs_to(None);
             return;
         };
+        let before = bag.user();
         if !bag.belongs_to(Some(user)) {
             return;
         }
+        self.leave(before, socket);
         bag.asks(true);
         {
             let mut index = lock(&self.index);
@@ -48,7 +50,17 @@ impl OfflineQueues {
     /// Says that a socket belongs to no user any more.
     pub(crate) fn part(&self, socket: &Socket) {
         if let Some(bag) = socket.mailbag() {
+            let before = bag.user();
             bag.belongs_to(None);
+            self.leave(before, socket);
+        }
+    }
+
+    /// Takes a socket from the sockets of a user, so that it is there once however often it comes and goes.
+    fn leave(&self, user: Option<UserKey>, socket: &Socket) {
+        let mut index = lock(&self.index);
+        if let Some(known) = user.and_then(|user| index.get_mut(&user)) {
+            known.sockets.retain(|other| !std::ptr::eq(other.as_ptr(), socket));
         }
     }
 
@@ -58,6 +70,13 @@ impl OfflineQueues {
         let Ok(fleet) = self.fleet() else { return false };
         let Ok(user) = user(fleet, upstream, label, value) else { return false };
         fleet.has_store() && lock(&self.index).get(&user).is_some_and(UserSockets::is_unchecked)
+    }
+
+    /// Whether it is certain that a socket belongs to another user than this one.
+    pub(crate) fn is_of_another(&self, socket: &Socket, upstream: &str, label: &str, value: &str) -> bool {
+        let own = socket.mailbag().and_then(|bag| bag.user());
+        let asked = self.fleet().ok().and_then(|fleet| user(fleet, upstream, label, value).ok());
+        own.is_some_and(|own| asked != Some(own))
     }
 
     /// Says that a Socket.IO namespace (empty for `/`) of a socket is connected.

@@ -107,15 +107,23 @@ impl<'a> UserList<'a> {
         Ok(replies.first().and_then(number).unwrap_or(0))
     }
 
-    /// Takes the delivery of the list for a while; `false` if another one has it. A Redis without memory takes no
-    /// claim: then what waits is delivered without one, because that is what frees memory. A client may get a message
-    /// twice.
-    pub(crate) async fn take_claim(&self, token: &str) -> Result<bool, StoreFault> {
+    /// Takes the delivery of the list for a while; `false` if another stickyd has it. A claim that this stickyd could
+    /// not give back is its own: `token` begins with `node`, and one task at a time delivers to a user here. A Redis
+    /// without memory takes no claim: then what waits is delivered without one, because that is what frees memory. A
+    /// client may get a message twice.
+    pub(crate) async fn take_claim(&self, token: &str, node: &str) -> Result<bool, StoreFault> {
         let set = command("SET").arg(&self.claim).arg(token).arg("NX").arg("PX").arg(ms(CLAIM)).take();
-        match self.fleet.stored(vec![set]).await {
-            Ok(replies) => Ok(matches!(replies.first(), Some(Value::Okay))),
-            Err(StoreFault::Refused(_)) => Ok(true),
-            Err(StoreFault::Away) => Err(StoreFault::Away),
+        let replies = match self.fleet.stored(vec![set, command("GET").arg(&self.claim).take()]).await {
+            Ok(replies) => replies,
+            Err(StoreFault::Refused(_)) => return Ok(true),
+            Err(StoreFault::Away) => return Err(StoreFault::Away),
+        };
+        match (replies.first(), replies.get(1)) {
+            (Some(Value::Okay), _) => Ok(true),
+            (_, Some(Value::BulkString(has))) if has.starts_with(node.as_bytes()) => {
+                self.keep_claim(token).await.map(|()| true)
+            }
+            _ => Ok(false),
         }
     }
 

@@ -15,7 +15,6 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::carry::by_tunnel;
 use super::list::UserList;
 use super::message::{self, MessageContent, QueuedMessage};
 use super::{HAS_MESSAGE, OfflineQueues, TOPIC, WANTS_CLAIM};
@@ -153,7 +152,12 @@ impl Postman {
     async fn look_after(self: Rc<Self>, user: UserKey) {
         loop {
             self.busy.borrow_mut().insert(user, false);
-            let then = self.look(user).await.unwrap_or(Then::Done);
+            let then = match self.look(user).await {
+                Ok(then) => then,
+                // One answer was late.
+                Err(StoreFault::Away) if self.fleet.has_store() => Then::Later(PAUSE),
+                Err(_) => Then::Done,
+            };
             self.settled(user);
             self.wanted.borrow_mut().remove(&user);
             match then {
@@ -194,8 +198,9 @@ impl Postman {
             self.queues.checked(user, asked);
             return Ok(Then::Done);
         }
-        let token = format!("{:016x}{:016x}", self.fleet.node(), crate::random::u64());
-        if !list.take_claim(&token).await? {
+        let node = format!("{:016x}", self.fleet.node());
+        let token = format!("{node}{:016x}", crate::random::u64());
+        if !list.take_claim(&token, &node).await? {
             self.fleet.publish(TOPIC, &[&[WANTS_CLAIM], user.0.as_slice()].concat());
             return Ok(Then::Later(PAUSE));
         }
@@ -264,7 +269,11 @@ impl Postman {
                 if page.is_empty() {
                     return Ok(Outcome::Confirmed);
                 }
-                self.sort(list, page, |message| suits(&message.content, socket.kind(), |needed| open.contains(needed)))
+                // A client that was too slow gets less at a time.
+                let most = MOST_BYTES >> (2 * bag.tries());
+                self.sort(list, page, most, |message| {
+                    suits(&message.content, socket.kind(), |needed| open.contains(needed))
+                })
             };
             list.keep_claim(token).await?;
             self.queues.count(MailResult::Expired, list.remove(&batch.expired).await?);
@@ -292,7 +301,13 @@ impl Postman {
     }
 
     /// Sorts a page into what can be sent, what is over, and what is for another kind of socket.
-    fn sort(&self, list: &UserList<'_>, page: Vec<Vec<u8>>, is_for: impl Fn(&QueuedMessage) -> bool) -> Batch {
+    fn sort(
+        &self,
+        list: &UserList<'_>,
+        page: Vec<Vec<u8>>,
+        most: usize,
+        is_for: impl Fn(&QueuedMessage) -> bool,
+    ) -> Batch {
         let (now_ms, mut batch, mut bytes) = (self.fleet.fleet_ms(), Batch::default(), 0);
         for raw in page {
             if message::expires_ms(&raw).is_some_and(|at| at <= now_ms) {
@@ -303,7 +318,7 @@ impl Postman {
                 None => batch.forged.push(raw),
                 Some(message) if is_for(&message) => {
                     bytes += message.content.size();
-                    if bytes > MOST_BYTES && !batch.messages.is_empty() {
+                    if bytes > most && !batch.messages.is_empty() {
                         return batch;
                     }
                     batch.messages.push(message);
@@ -332,7 +347,7 @@ impl Postman {
         match socket.takes_messages() {
             Ok(_) => {
                 let Ok(_place) = self.tunnels.acquire().await else { return Ok(Outcome::NotTaken) };
-                Ok(by_tunnel(list.user, socket, bag, &packets).await)
+                self.by_tunnel(list, token, socket, bag, &packets).await
             }
             Err(Fate::Polling) => {
                 let Ok(_place) = self.polls.acquire().await else { return Ok(Outcome::NotTaken) };
@@ -358,7 +373,12 @@ struct Batch {
 
 /// Whether a socket can get messages now: over its tunnel, or in answers to its polls.
 pub(super) fn may_take(socket: &Socket) -> bool {
-    socket.is_live() && matches!(socket.takes_messages(), Ok(_) | Err(Fate::Polling))
+    let polls = || !socket.mailbag().is_some_and(|bag| bag.is_deaf());
+    socket.is_live()
+        && match socket.takes_messages() {
+            Ok(_) => true,
+            Err(why) => why == Fate::Polling && polls(),
+        }
 }
 
 /// Whether a socket will soon be able to get messages.

@@ -35,6 +35,8 @@ struct BagState {
     is_asking: bool,
     offer: Offer,
     confirmed: Option<Mark>,
+    /// Whether the answers to its polls cannot take packets.
+    is_deaf: bool,
     /// How often in a row the client has not confirmed what was sent.
     tries: u32,
 }
@@ -144,6 +146,20 @@ impl Mailbag {
             state.offer = Offer::Waits(packets);
         }
         is_theirs
+    }
+
+    /// Records that the answers to the polls of the client cannot take packets: they are scripts.
+    pub(crate) fn cannot_hear(&self) {
+        let mut state = lock(&self.state);
+        state.is_deaf = true;
+        if matches!(state.offer, Offer::Waits(_)) {
+            state.offer = Offer::None;
+        }
+    }
+
+    /// Whether the answers to the polls of the client cannot take packets.
+    pub(crate) fn is_deaf(&self) -> bool {
+        lock(&self.state).is_deaf
     }
 
     /// Takes the packets for an answer to a poll that is about to leave.
