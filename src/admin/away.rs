@@ -3,9 +3,9 @@
 //!
 //! A room such as `user:7`, with the label of the queue, stands for a user. As frames, each user has a result of its
 //! own; over the bus, each such room is a message of its own, because only then the number of sockets belongs to one
-//! user. A message is stored at once where earlier ones wait, so that it does not overtake them. If Redis is away, users
-//! with sockets get their messages all the same. In a fleet, frames are sent by all stickyds, and stored by the one that
-//! was asked, for users that none has reached. Left out: storing and delivering (`crate::queue`).
+//! user. A message is stored at once where earlier ones wait, so that it does not overtake them. If Redis is away,
+//! users with sockets get their messages all the same. In a fleet, frames are sent by all stickyds, and stored by the
+//! one that was asked, for users that none has reached. Left out: storing and delivering (`crate::queue`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::{EmitAnswer, EmitOrder};
 use super::broadcast::{Allowed, describe, hand_to};
-use super::emit::{Emission, chosen, label, over_bus};
+use super::emit::{Emission, as_answer, chosen, label, over_bus};
 use super::queue::{check_id, read_keep};
 use super::sockets::close::wrong;
 use super::{Api, ApiRefusal, refuse};
@@ -79,23 +79,12 @@ impl AwayOrder {
                        for users that may be away use POST /api/v1/queue; nothing was sent";
             return if is_asked { Err(wrong(why)) } else { Ok(None) };
         }
-        let keep = match wish {
-            None | Some(Value::Bool(_)) => None,
-            Some(Value::String(text)) => Some(read_keep("queue", text, &terms)?),
-            Some(_) => return Err(wrong("`queue` must be true, false or a duration such as \"2h\"")),
-        };
+        let keep = wish.map(|wish| read_wish(wish, &terms)).transpose()?.flatten();
         order.id.as_deref().map_or(Ok(()), check_id)?;
         if order.queue == Some(Value::Bool(false)) {
             return Ok(None);
         }
-        let user = |room: &String| {
-            let (name, value) = room.split_once([':', '='])?;
-            let is_user = name == terms.label && !value.is_empty() && !message.except.contains(room);
-            is_user.then(|| (room.clone(), value.to_owned()))
-        };
-        let mut users: Vec<_> = message.rooms.iter().filter_map(user).collect();
-        users.sort_by(|one, other| one.1.cmp(&other.1));
-        users.dedup_by(|one, other| one.1 == other.1);
+        let users = users(message, &terms);
         if users.is_empty() {
             let why = format!("`queue` and `id` need a room of a user such as {}:7: nothing was sent", terms.label);
             return if is_asked && !is_passed_on { Err(wrong(why)) } else { Ok(None) };
@@ -117,7 +106,7 @@ impl AwayOrder {
 
     /// Sends a message as frames to the sockets of this stickyd. The answer says which users it has reached.
     pub(super) async fn as_frames(
-        self,
+        &self,
         api: &Api,
         upstream: &Upstream,
         emission: &Emission,
@@ -152,15 +141,7 @@ impl AwayOrder {
             present.extend(user.filter(|_| is_reached).map(|(room, _)| room.clone()));
         }
         let described = describe(all, &counts, began.elapsed());
-        Ok(EmitAnswer {
-            matched: Some(all),
-            not_reached: Some(described.not_reached),
-            present: Some(present),
-            published: true,
-            reached: Some(described.reached),
-            took_ms: described.took_ms,
-            ..EmitAnswer::default()
-        })
+        Ok(EmitAnswer { present: Some(present), ..as_answer(described) })
     }
 
     /// Stores the message for users whose rooms are not in `present`, and completes the answer.
@@ -217,8 +198,8 @@ impl AwayOrder {
         self.store(api, upstream, away, sent).await
     }
 
-    /// The sockets of each user, and under `None` those of other rooms. A label that was shortened is not the user whose
-    /// name it equals.
+    /// The sockets of each user, and under `None` those of other rooms. A label that was shortened is not the user
+    /// whose name it equals.
     fn groups(
         &self,
         api: &Api,
@@ -288,7 +269,7 @@ impl AwayOrder {
             QueueFault::BadUser => return wrong("the value of the label must have 1 to 1,024 bytes"),
             QueueFault::Store(fault) => fault,
         };
-        let sockets = sent.reached.map_or(sent.sockets.unwrap_or(0), u64::from);
+        let sockets = sent.reached.map(u64::from).or(sent.sockets).unwrap_or(0);
         let why = format!(
             "{fault}: the message is not stored for certain for {} of {} users ({}); it was sent to {sockets} sockets \
              and stored for {stored} users; send it to those rooms again, with the id {}",
@@ -299,6 +280,28 @@ impl AwayOrder {
         );
         refuse(StatusCode::SERVICE_UNAVAILABLE, why)
     }
+}
+
+/// Reads how long a message is kept, if the request says it.
+fn read_wish(wish: &Value, terms: &OfflineQueue) -> Result<Option<Duration>, ApiRefusal> {
+    match wish {
+        Value::Bool(_) => Ok(None),
+        Value::String(text) => read_keep("queue", text, terms).map(Some),
+        _ => Err(wrong("`queue` must be true, false or a duration such as \"2h\"")),
+    }
+}
+
+/// The users that a message is for, once each: their rooms, and the values of the label.
+fn users(message: &EmitMessage, terms: &OfflineQueue) -> Vec<(String, String)> {
+    let user = |room: &String| {
+        let (name, value) = room.split_once([':', '='])?;
+        let is_user = name == terms.label && !value.is_empty() && !message.except.contains(room);
+        is_user.then(|| (room.clone(), value.to_owned()))
+    };
+    let mut users: Vec<_> = message.rooms.iter().filter_map(user).collect();
+    users.sort_by(|one, other| one.1.cmp(&other.1));
+    users.dedup_by(|one, other| one.1 == other.1);
+    users
 }
 
 /// The namespace as it is written in packets: empty for `/`.

@@ -3,8 +3,8 @@
 //!
 //! A message is sent at most once, unless it is for users of an `offline_queue` ([`away`](super::away)). If anything in
 //! the request is wrong, nothing is sent. In a fleet, frames go to the sockets of all stickyds ([`fleet`]). Left out:
-//! what each way sends (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing else
-//! (`auth`).
+//! what each way sends (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing
+//! else (`auth`).
 
 mod fleet;
 
@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::api::{EmitAnswer, EmitOrder};
+use super::api::{BroadcastAnswer, EmitAnswer, EmitOrder};
 use super::away::AwayOrder;
 use super::broadcast::{Allowed, check_event, describe, send_to};
 use super::layers::WholeBody;
@@ -261,15 +261,19 @@ async fn as_frames(
     let matched = sockets.len();
     let allowed = Allowed::now(&api.shared, Some(&upstream.config.name));
     let counts = send_to(api, seat, emission.frames(), sockets, allowed).await?;
-    let described = describe(matched, &counts, began.elapsed());
-    Ok(EmitAnswer {
-        matched: Some(matched),
+    Ok(as_answer(describe(matched, &counts, began.elapsed())))
+}
+
+/// The answer that says what frames have reached.
+pub(super) fn as_answer(described: BroadcastAnswer) -> EmitAnswer {
+    EmitAnswer {
+        matched: Some(described.matched),
         not_reached: Some(described.not_reached),
         published: true,
         reached: Some(described.reached),
         took_ms: described.took_ms,
         ..EmitAnswer::default()
-    })
+    }
 }
 
 /// Reads a room as the label that it stands for where messages go as frames.

@@ -53,7 +53,7 @@ use queue::{Lookup, PinChange, Question, Write};
 use seal::{Seals, base64url};
 use shard::Driver;
 pub(crate) use shard::Shard;
-use store::Store;
+use store::MailStore;
 pub(crate) use store::StoreFault;
 use users::UserPlaces;
 
@@ -76,7 +76,7 @@ pub(crate) struct Fleet {
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
     /// What is stored in the Redis for later.
-    store: Store,
+    store: MailStore,
     users: UserPlaces,
     kept_answers: KeptAnswers,
     /// Stickyds that did not answer, and since when.
@@ -110,7 +110,7 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
-            store: Store::default(),
+            store: MailStore::default(),
             users: UserPlaces::default(),
             kept_answers: KeptAnswers::default(),
             silent: Mutex::default(),

@@ -26,7 +26,7 @@ const WAITING: usize = 4_096;
 
 /// The connection for what is stored.
 #[derive(Default)]
-pub(super) struct Store {
+pub(super) struct MailStore {
     shard: OnceLock<Arc<Shard>>,
     wanted: Notify,
     connected: Arc<Notify>,

@@ -9,7 +9,7 @@ use super::families::{Families, Family, value};
 /// What becomes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MailResult {
-    /// It was stored.
+    /// It was stored in Redis.
     Stored,
     /// A client has confirmed it, and it was removed.
     Delivered,

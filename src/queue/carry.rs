@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::list::UserList;
-use super::postman::{LOOK, Outcome, Postman, Then, may_take};
+use super::list::MailList;
+use super::postman::{DeliveryOutcome, LOOK, Postman, Then, may_take};
 use crate::broadcast::{Broadcast, Fate};
 use crate::fleet::StoreFault;
-use crate::sockets::{Mailbag, OfferProgress, Socket, UserKey};
+use crate::sockets::{MailUser, Mailbag, OfferProgress, Socket};
 use crate::websocket::frames::{Mark, ping_frame, text_frame};
 
 /// Time in which a WebSocket has to take messages.
 const TAKES: Duration = Duration::from_secs(5);
 
-/// Time in which a client has to confirm messages where another socket can get them, and otherwise: what was sent before
-/// may take a slow connection long.
+/// Time in which a client has to confirm messages where another socket can get them, and otherwise: what was sent
+/// before may take a slow connection long.
 const CONFIRMS: Duration = Duration::from_secs(10);
 const CONFIRMS_SLOWLY: Duration = Duration::from_secs(60);
 
@@ -30,14 +30,14 @@ impl Postman {
     /// Offers packets to the polls of a client, and waits until it has read them.
     pub(super) async fn by_poll(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,
         packets: Vec<String>,
-    ) -> Result<Outcome, StoreFault> {
+    ) -> Result<DeliveryOutcome, StoreFault> {
         if !bag.offer(list.user, packets) {
-            return Ok(Outcome::NotTaken);
+            return Ok(DeliveryOutcome::NotTaken);
         }
         bag.asks(false);
         let mut kept = Instant::now();
@@ -47,31 +47,29 @@ impl Postman {
             let is_over = !socket.is_live() || socket.is_ordered() || bag.user() != Some(list.user);
             match bag.progress() {
                 // Withdrawn, because the socket belongs to another user by now.
-                None => return Ok(Outcome::Unconfirmed),
+                None => return Ok(DeliveryOutcome::Unconfirmed),
                 Some(OfferProgress::Arrived) => {
                     bag.take_back();
-                    return Ok(Outcome::Confirmed);
+                    return Ok(DeliveryOutcome::Confirmed);
                 }
                 // A client moves to its WebSocket only after it has read the answer to its poll.
                 Some(OfferProgress::Sent) if has_moved && !is_over && socket.has_tunnel() => {
                     bag.take_back();
-                    return Ok(Outcome::Confirmed);
+                    return Ok(DeliveryOutcome::Confirmed);
                 }
                 // It may have been taken since: then the client can still read and confirm it.
-                Some(OfferProgress::Waits) if has_moved || is_over => {
-                    if bag.withdraw() {
-                        return Ok(Outcome::NotTaken);
-                    }
+                Some(OfferProgress::Waits) if (has_moved || is_over) && bag.withdraw() => {
+                    return Ok(DeliveryOutcome::NotTaken);
                 }
                 _ if is_over => {
                     bag.take_back();
-                    return Ok(Outcome::Unconfirmed);
+                    return Ok(DeliveryOutcome::Unconfirmed);
                 }
                 Some(OfferProgress::Waits) => {
                     if let Some(then) = self.gives_way(list.user, socket)
                         && bag.withdraw()
                     {
-                        return Ok(Outcome::GaveWay(then));
+                        return Ok(DeliveryOutcome::GaveWay(then));
                     }
                 }
                 _ => {}
@@ -87,7 +85,7 @@ impl Postman {
     }
 
     /// Whether a client that polls should leave its messages to another socket, and what comes then.
-    fn gives_way(&self, user: UserKey, socket: &Arc<Socket>) -> Option<Then> {
+    fn gives_way(&self, user: MailUser, socket: &Arc<Socket>) -> Option<Then> {
         if self.wanted.borrow_mut().remove(&user) {
             return Some(Then::Later(GIVES_WAY));
         }
@@ -98,7 +96,7 @@ impl Postman {
     }
 
     /// Whether a newer socket of the user can get messages.
-    fn has_better(&self, user: UserKey, socket: &Arc<Socket>) -> bool {
+    fn has_better(&self, user: MailUser, socket: &Arc<Socket>) -> bool {
         let Some((_, sockets)) = self.queues.sockets(user) else { return false };
         sockets.iter().rev().take_while(|other| !Arc::ptr_eq(other, socket)).any(|other| may_take(other))
     }
@@ -106,22 +104,22 @@ impl Postman {
     /// Sends packets over a tunnel with a Ping after them, and waits for its Pong.
     pub(super) async fn by_tunnel(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,
         packets: &[String],
-    ) -> Result<Outcome, StoreFault> {
+    ) -> Result<DeliveryOutcome, StoreFault> {
         let payload = (crate::random::u64() | 1).to_be_bytes();
         let mark = Mark::of(&payload);
         let mut frames: Vec<u8> = packets.iter().flat_map(|packet| text_frame(packet)).collect();
         frames.extend_from_slice(ping_frame(&payload).as_ref());
         let until = Instant::now() + TAKES;
         let broadcast = Broadcast::of_frames(Bytes::from(frames));
-        let Some(mut posted) = broadcast.post(false) else { return Ok(Outcome::NotTaken) };
+        let Some(mut posted) = broadcast.post(false) else { return Ok(DeliveryOutcome::NotTaken) };
         while let Err(back) = socket.try_post(posted) {
             if Instant::now() >= until || bag.user() != Some(list.user) {
-                return Ok(Outcome::NotTaken);
+                return Ok(DeliveryOutcome::NotTaken);
             }
             posted = back;
             tokio::time::sleep(LOOK).await;
@@ -138,15 +136,15 @@ impl Postman {
             (true, _) => self.is_confirmed(list, token, socket, bag, mark).await?,
             // A part of it may be on its way.
             (false, false) => bag.confirmed(mark, LOOK).await,
-            (false, true) => return Ok(Outcome::NotTaken),
+            (false, true) => return Ok(DeliveryOutcome::NotTaken),
         };
-        Ok(if is_confirmed { Outcome::Confirmed } else { Outcome::Unconfirmed })
+        Ok(if is_confirmed { DeliveryOutcome::Confirmed } else { DeliveryOutcome::Unconfirmed })
     }
 
     /// Waits for the Pong of a client: long if its connection is slow, unless another socket can get the messages.
     async fn is_confirmed(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::{OfflineQueues, user};
 use crate::locks::lock;
-use crate::sockets::{Mailbag, Socket, UserKey};
+use crate::sockets::{MailUser, Mailbag, Socket};
 
 /// The sockets of one user.
 pub(super) struct UserSockets {
@@ -57,7 +57,7 @@ impl OfflineQueues {
     }
 
     /// Takes a socket from the sockets of a user, so that it is there once however often it comes and goes.
-    fn leave(&self, user: Option<UserKey>, socket: &Socket) {
+    fn leave(&self, user: Option<MailUser>, socket: &Socket) {
         let mut index = lock(&self.index);
         if let Some(known) = user.and_then(|user| index.get_mut(&user)) {
             known.sockets.retain(|other| !std::ptr::eq(other.as_ptr(), socket));
@@ -90,7 +90,7 @@ impl OfflineQueues {
     }
 
     /// Looks for the messages of a user, if the user has a socket here.
-    pub(super) fn wake(&self, user: UserKey) {
+    pub(super) fn wake(&self, user: MailUser) {
         let is_here = match lock(&self.index).get_mut(&user) {
             Some(known) => {
                 known.asked += 1;
@@ -106,7 +106,7 @@ impl OfflineQueues {
     }
 
     /// The live sockets of a user, those first that came first.
-    pub(super) fn sockets(&self, user: UserKey) -> Option<(Arc<str>, Vec<Arc<Socket>>)> {
+    pub(super) fn sockets(&self, user: MailUser) -> Option<(Arc<str>, Vec<Arc<Socket>>)> {
         // The last reference to a socket must not be dropped under the lock.
         let (upstream, weak) = {
             let index = lock(&self.index);
@@ -120,7 +120,7 @@ impl OfflineQueues {
         Some((upstream, weak.iter().filter_map(Weak::upgrade).filter(belongs).collect()))
     }
 
-    pub(super) fn has_ready_socket(&self, user: UserKey) -> bool {
+    pub(super) fn has_ready_socket(&self, user: MailUser) -> bool {
         self.sockets(user).is_some_and(|(_, sockets)| sockets.iter().any(|socket| socket.takes_messages().is_ok()))
     }
 
@@ -133,18 +133,18 @@ impl OfflineQueues {
     }
 
     /// Number of reasons to ask Redis for the messages of a user so far.
-    pub(super) fn asked(&self, user: UserKey) -> u64 {
+    pub(super) fn asked(&self, user: MailUser) -> u64 {
         lock(&self.index).get(&user).map_or(0, |known| known.asked)
     }
 
     /// Records that no message of a user could be delivered any more when there were so many reasons to ask.
-    pub(super) fn checked(&self, user: UserKey, asked: u64) {
+    pub(super) fn checked(&self, user: MailUser, asked: u64) {
         if let Some(known) = lock(&self.index).get_mut(&user) {
             known.checked = asked;
         }
     }
 
-    /// Looks for the messages of all users with sockets here, or only of those for whom Redis has not answered.
+    /// Looks for the messages of all users with sockets here, or only of those whose messages Redis has not told.
     pub(super) fn wake_all(&self, even_checked: bool) {
         let index = lock(&self.index);
         let users = index.iter().filter(|(_, known)| even_checked || known.is_unchecked());

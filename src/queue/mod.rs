@@ -8,6 +8,7 @@
 //! choose. [`postman`] delivers on the fleet's thread; [`list`] is what Redis keeps; [`message`] how it is sealed. Left
 //! out: what polls and tunnels tell (`proxy::mail`, `tunnel::connected`).
 
+mod batch;
 mod carry;
 mod index;
 mod list;
@@ -27,9 +28,9 @@ use crate::events::{Events, tell};
 use crate::fleet::{Fleet, StoreFault};
 use crate::locks::lock;
 use crate::metrics::{MailResult, Metrics};
-use crate::sockets::{Socket, UserKey};
+use crate::sockets::{MailUser, Socket};
 use index::UserSockets;
-use list::{UpstreamKeys, UserList};
+use list::{MailList, UpstreamKeys};
 pub(crate) use message::{MessageContent, QueuedMessage};
 pub(crate) use postman::run;
 
@@ -58,9 +59,9 @@ pub(crate) struct OfflineQueues {
     metrics: Arc<Metrics>,
     /// Whether any upstream has a queue, so that others pay one load.
     is_used: AtomicBool,
-    index: Mutex<HashMap<UserKey, UserSockets>>,
+    index: Mutex<HashMap<MailUser, UserSockets>>,
     /// Users whose messages are to be looked for.
-    pending: Mutex<HashSet<UserKey>>,
+    pending: Mutex<HashSet<MailUser>>,
     news: Notify,
     /// Told when a message with this id was delivered.
     waiters: Mutex<HashMap<String, oneshot::Sender<()>>>,
@@ -175,7 +176,7 @@ impl OfflineQueues {
         let fleet = self.fleet()?;
         let user = user(fleet, new.upstream, &new.terms.label, new.user)?;
         let keys = self.keys(fleet, new.upstream);
-        let list = UserList::new(fleet, &keys, user);
+        let list = MailList::new(fleet, &keys, user);
         let now_ms = fleet.fleet_ms();
         let id = new.id.unwrap_or_else(|| self.new_id());
         let keep = new.keep.unwrap_or(new.terms.keep).min(new.terms.keep);
@@ -228,7 +229,7 @@ impl OfflineQueues {
             }
             let heads = list::heads(fleet, &keys, &some).await?;
             all.extend(some.iter().zip(heads).map(|(user, (messages, head))| {
-                let name = UserList::new(fleet, &keys, *user).name;
+                let name = MailList::new(fleet, &keys, *user).name;
                 let opened = head.as_ref().and_then(|raw| message::open(fleet, &name, raw));
                 WaitingUser {
                     first_ms: opened.as_ref().map_or(0, |message| message.stored_ms),
@@ -252,7 +253,7 @@ impl OfflineQueues {
     ) -> Result<Vec<(QueuedMessage, i64)>, QueueFault> {
         let fleet = self.fleet()?;
         let keys = self.keys(fleet, upstream);
-        let list = UserList::new(fleet, &keys, user(fleet, upstream, label, name)?);
+        let list = MailList::new(fleet, &keys, user(fleet, upstream, label, name)?);
         let page = list.page(0, most.max(1)).await?;
         let opened =
             page.iter().filter_map(|raw| Some((message::open(fleet, &list.name, raw)?, message::expires_ms(raw)?)));
@@ -269,7 +270,7 @@ impl OfflineQueues {
     ) -> Result<u64, QueueFault> {
         let fleet = self.fleet()?;
         let keys = self.keys(fleet, upstream);
-        let list = UserList::new(fleet, &keys, user(fleet, upstream, label, name)?);
+        let list = MailList::new(fleet, &keys, user(fleet, upstream, label, name)?);
         let deleted = match id {
             None => list.clear().await?,
             Some(id) => {
@@ -331,7 +332,7 @@ impl OfflineQueues {
 
     /// Tells of dropped messages, at most once per minute and upstream.
     fn tell_dropped(&self, upstream: &str, messages: u64) {
-        if messages == 0 && !lock(&self.dropped).get(upstream).is_some_and(|count| count.messages > 0) {
+        if messages == 0 && lock(&self.dropped).get(upstream).is_none_or(|count| count.messages == 0) {
             return;
         }
         let mut all = lock(&self.dropped);
@@ -353,17 +354,17 @@ impl OfflineQueues {
 /// connected.
 pub(crate) fn is_ready_for(content: &MessageContent, socket: &Socket) -> bool {
     let suits = match socket.mailbag() {
-        Some(bag) => postman::is_for(content, socket, &bag),
+        Some(bag) => batch::is_for(content, socket, &bag),
         None => content.needs(socket.kind()).is_some(),
     };
     suits && socket.takes_messages().is_ok()
 }
 
 /// Key of a user, from the whole value of the label.
-fn user(fleet: &Fleet, upstream: &str, label: &str, value: &str) -> Result<UserKey, QueueFault> {
+fn user(fleet: &Fleet, upstream: &str, label: &str, value: &str) -> Result<MailUser, QueueFault> {
     if value.is_empty() || value.len() > LONGEST_USER {
         return Err(QueueFault::BadUser);
     }
     // Names of upstreams and labels have no zero byte.
-    Ok(UserKey(fleet.hidden(&format!("queue user\0{upstream}\0{label}\0{value}"))))
+    Ok(MailUser(fleet.hidden(&format!("queue user\0{upstream}\0{label}\0{value}"))))
 }

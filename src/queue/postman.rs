@@ -15,13 +15,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::list::UserList;
-use super::message::{self, MessageContent, QueuedMessage};
+use super::batch::{PageBatch, suits};
+use super::list::MailList;
+use super::message::QueuedMessage;
 use super::{HAS_MESSAGE, OfflineQueues, TOPIC, WANTS_CLAIM};
 use crate::broadcast::Fate;
 use crate::fleet::{Fleet, FleetMessage, StoreFault};
 use crate::metrics::MailResult;
-use crate::sockets::{Mailbag, Socket, SocketKind, UserKey};
+use crate::sockets::{MailUser, Mailbag, Socket};
 
 /// Deliveries over WebSockets at a time, and to clients that poll. Each holds up to [`MOST_BYTES`].
 const TUNNELS: usize = 1_024;
@@ -51,9 +52,9 @@ pub(super) struct Postman {
     pub(super) queues: Arc<OfflineQueues>,
     pub(super) fleet: Arc<Fleet>,
     /// Users being looked after; `true`: they are to be looked after once more.
-    pub(super) busy: RefCell<HashMap<UserKey, bool>>,
+    pub(super) busy: RefCell<HashMap<MailUser, bool>>,
     /// Users whose claim another stickyd wants.
-    pub(super) wanted: RefCell<HashSet<UserKey>>,
+    pub(super) wanted: RefCell<HashSet<MailUser>>,
     looks: Semaphore,
     reads: Semaphore,
     tunnels: Semaphore,
@@ -71,7 +72,7 @@ pub(super) enum Then {
 }
 
 /// What became of messages at a socket.
-pub(super) enum Outcome {
+pub(super) enum DeliveryOutcome {
     Confirmed,
     /// They were not sent, or not all of them.
     NotTaken,
@@ -140,7 +141,7 @@ impl Postman {
     /// Takes note of what another stickyd says.
     fn hears(&self, payload: &[u8]) {
         let Some((kind, user)) = payload.split_first() else { return };
-        let Ok(user) = user.try_into().map(UserKey) else { return };
+        let Ok(user) = user.try_into().map(MailUser) else { return };
         match *kind {
             HAS_MESSAGE => self.queues.wake(user),
             WANTS_CLAIM if self.busy.borrow().contains_key(&user) => _ = self.wanted.borrow_mut().insert(user),
@@ -149,7 +150,7 @@ impl Postman {
     }
 
     /// Delivers the messages of a user until there are none, or no socket takes them.
-    async fn look_after(self: Rc<Self>, user: UserKey) {
+    async fn look_after(self: Rc<Self>, user: MailUser) {
         loop {
             self.busy.borrow_mut().insert(user, false);
             let then = match self.look(user).await {
@@ -175,13 +176,13 @@ impl Postman {
     }
 
     /// Lets polls go on that wait for the messages of a user.
-    fn settled(&self, user: UserKey) {
+    fn settled(&self, user: MailUser) {
         let sockets = self.queues.sockets(user).map(|(_, sockets)| sockets).unwrap_or_default();
         sockets.iter().filter_map(|socket| socket.mailbag()).for_each(|bag| bag.asks(false));
     }
 
     /// One look. An error means that Redis is away: the user is looked after again once it is reached.
-    async fn look(&self, user: UserKey) -> Result<Then, StoreFault> {
+    async fn look(&self, user: MailUser) -> Result<Then, StoreFault> {
         let asked = self.queues.asked(user);
         let Some((upstream, sockets)) = self.queues.sockets(user) else { return Ok(Then::Done) };
         if !sockets.iter().any(|socket| may_take(socket)) {
@@ -189,7 +190,7 @@ impl Postman {
             return Ok(if is_coming { Then::Later(PAUSE) } else { Then::Done });
         }
         let keys = self.queues.keys(&self.fleet, &upstream);
-        let list = UserList::new(&self.fleet, &keys, user);
+        let list = MailList::new(&self.fleet, &keys, user);
         let waiting = {
             let _place = self.looks.acquire().await;
             list.len().await?
@@ -219,7 +220,7 @@ impl Postman {
 
     async fn to_sockets(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         mut sockets: Vec<Arc<Socket>>,
     ) -> Result<Then, StoreFault> {
@@ -230,13 +231,17 @@ impl Postman {
         for socket in sockets {
             let Some(bag) = socket.mailbag().filter(|bag| bag.tries() < TRIES) else { continue };
             if !may_take(&socket) {
+                if is_on_its_way(&socket) {
+                    // It has just begun to move to a WebSocket.
+                    then = Then::Later(PAUSE);
+                }
                 continue;
             }
             match self.to_socket(list, token, &socket, &bag).await? {
-                Outcome::Confirmed => {}
-                Outcome::NotTaken => then = Then::Later(PAUSE),
-                Outcome::GaveWay(then) => return Ok(then),
-                Outcome::Unconfirmed => then = Then::Later(PAUSE),
+                DeliveryOutcome::Confirmed => {}
+                DeliveryOutcome::NotTaken => then = Then::Later(PAUSE),
+                DeliveryOutcome::GaveWay(then) => return Ok(then),
+                DeliveryOutcome::Unconfirmed => then = Then::Later(PAUSE),
             }
         }
         Ok(then)
@@ -245,18 +250,18 @@ impl Postman {
     /// Delivers to one socket what it can get, page by page.
     async fn to_socket(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,
-    ) -> Result<Outcome, StoreFault> {
+    ) -> Result<DeliveryOutcome, StoreFault> {
         // A namespace that is connected meanwhile waits for the next look, and one that was left, too: messages of
         // theirs that were passed over come before those that follow.
         let mut open = bag.namespaces();
         let (mut skip, mut skipped) = (0, None);
         loop {
             if bag.user() != Some(list.user) {
-                return Ok(Outcome::NotTaken);
+                return Ok(DeliveryOutcome::NotTaken);
             }
             open.retain(|namespace| bag.is_connected(namespace));
             let batch = {
@@ -267,11 +272,11 @@ impl Postman {
                     continue;
                 };
                 if page.is_empty() {
-                    return Ok(Outcome::Confirmed);
+                    return Ok(DeliveryOutcome::Confirmed);
                 }
                 // A client that was too slow gets less at a time.
                 let most = MOST_BYTES >> (2 * bag.tries());
-                self.sort(list, page, most, |message| {
+                PageBatch::of(&self.fleet, &list.name, page, most, |message| {
                     suits(&message.content, socket.kind(), |needed| open.contains(needed))
                 })
             };
@@ -284,13 +289,13 @@ impl Postman {
                 continue;
             }
             match self.send(list, token, socket, bag, &batch.messages).await? {
-                Outcome::Confirmed => {
+                DeliveryOutcome::Confirmed => {
                     bag.tried(true);
                     list.remove(&batch.raws).await?;
                     self.queues.delivered(&batch.messages.into_iter().map(|one| one.id).collect::<Vec<_>>());
                 }
                 other => {
-                    if matches!(other, Outcome::Unconfirmed) {
+                    if matches!(other, DeliveryOutcome::Unconfirmed) {
                         bag.tried(false);
                         self.queues.count(MailResult::Unconfirmed, batch.messages.len() as u64);
                     }
@@ -300,75 +305,27 @@ impl Postman {
         }
     }
 
-    /// Sorts a page into what can be sent, what is over, and what is for another kind of socket.
-    fn sort(
-        &self,
-        list: &UserList<'_>,
-        page: Vec<Vec<u8>>,
-        most: usize,
-        is_for: impl Fn(&QueuedMessage) -> bool,
-    ) -> Batch {
-        let (now_ms, mut batch, mut bytes) = (self.fleet.fleet_ms(), Batch::default(), 0);
-        for raw in page {
-            if message::expires_ms(&raw).is_some_and(|at| at <= now_ms) {
-                batch.expired.push(raw);
-                continue;
-            }
-            match message::open(&self.fleet, &list.name, &raw) {
-                None => batch.forged.push(raw),
-                Some(message) if is_for(&message) => {
-                    bytes += message.content.size();
-                    if bytes > most && !batch.messages.is_empty() {
-                        return batch;
-                    }
-                    batch.messages.push(message);
-                    batch.raws.push(raw);
-                }
-                Some(_) if batch.messages.is_empty() => {
-                    batch.others += 1;
-                    batch.last_other = Some(raw);
-                }
-                // It would be skipped with those that are sent before it.
-                Some(_) => return batch,
-            }
-        }
-        batch
-    }
-
     async fn send(
         &self,
-        list: &UserList<'_>,
+        list: &MailList<'_>,
         token: &str,
         socket: &Arc<Socket>,
         bag: &Arc<Mailbag>,
         messages: &[QueuedMessage],
-    ) -> Result<Outcome, StoreFault> {
+    ) -> Result<DeliveryOutcome, StoreFault> {
         let packets: Vec<_> = messages.iter().map(|message| message.packet(socket.kind())).collect();
         match socket.takes_messages() {
             Ok(_) => {
-                let Ok(_place) = self.tunnels.acquire().await else { return Ok(Outcome::NotTaken) };
+                let Ok(_place) = self.tunnels.acquire().await else { return Ok(DeliveryOutcome::NotTaken) };
                 self.by_tunnel(list, token, socket, bag, &packets).await
             }
             Err(Fate::Polling) => {
-                let Ok(_place) = self.polls.acquire().await else { return Ok(Outcome::NotTaken) };
+                let Ok(_place) = self.polls.acquire().await else { return Ok(DeliveryOutcome::NotTaken) };
                 self.by_poll(list, token, socket, bag, packets).await
             }
-            Err(_) => Ok(Outcome::NotTaken),
+            Err(_) => Ok(DeliveryOutcome::NotTaken),
         }
     }
-}
-
-/// Some messages of a page, sorted.
-#[derive(Default)]
-struct Batch {
-    messages: Vec<QueuedMessage>,
-    /// The same as they are in Redis.
-    raws: Vec<Vec<u8>>,
-    expired: Vec<Vec<u8>>,
-    forged: Vec<Vec<u8>>,
-    /// Number of messages before them that are for another socket, and the last of these.
-    others: usize,
-    last_other: Option<Vec<u8>>,
 }
 
 /// Whether a socket can get messages now: over its tunnel, or in answers to its polls.
@@ -384,13 +341,4 @@ pub(super) fn may_take(socket: &Socket) -> bool {
 /// Whether a socket will soon be able to get messages.
 fn is_on_its_way(socket: &Socket) -> bool {
     socket.is_live() && matches!(socket.takes_messages(), Err(Fate::NotReady))
-}
-
-/// Whether a socket is of the kind that a message is for, and its namespace is connected.
-pub(super) fn is_for(content: &MessageContent, socket: &Socket, bag: &Mailbag) -> bool {
-    suits(content, socket.kind(), |needed| bag.is_connected(needed))
-}
-
-fn suits(content: &MessageContent, kind: SocketKind, is_open: impl Fn(&str) -> bool) -> bool {
-    content.needs(kind).is_some_and(|needed| kind == SocketKind::Plain || is_open(needed))
 }

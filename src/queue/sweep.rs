@@ -1,9 +1,10 @@
-//! Removes expired messages, counts the others, and looks after users from time to time. Left out: delivery (`postman`).
+//! Removes expired messages, counts the others, and looks after users from time to time. Left out: delivery
+//! (`postman`).
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::list::{self, UpstreamKeys, UserList};
+use super::list::{self, MailList, UpstreamKeys};
 use super::message;
 use super::postman::Postman;
 use crate::fleet::StoreFault;
@@ -52,7 +53,7 @@ impl Postman {
             let now_ms = self.fleet.fleet_ms();
             let users = list::overdue(&self.fleet, keys, now_ms).await?;
             for user in &users {
-                let list = UserList::new(&self.fleet, keys, *user);
+                let list = MailList::new(&self.fleet, keys, *user);
                 let page = list.page(0, list::USERS).await?;
                 let is_over = |raw: &Vec<u8>| message::expires_ms(raw).is_none_or(|at| at <= now_ms);
                 let over: Vec<_> = page.into_iter().filter(is_over).collect();

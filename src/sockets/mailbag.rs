@@ -17,7 +17,7 @@ const NAMESPACES: usize = 64;
 
 /// A user of an upstream, as a keyed hash of the label's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct UserKey(pub(crate) [u8; 16]);
+pub(crate) struct MailUser(pub(crate) [u8; 16]);
 
 /// The socket's part in the delivery of queued messages.
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(crate) struct Mailbag {
 
 #[derive(Default)]
 struct BagState {
-    user: Option<UserKey>,
+    user: Option<MailUser>,
     /// Connected namespaces; empty text for `/`.
     namespaces: Vec<Box<str>>,
     /// Whether the queue is being asked for messages.
@@ -79,18 +79,18 @@ pub(crate) enum OfferProgress {
 impl Mailbag {
     /// Says which user the socket belongs to, `None` for no user; returns whether that is new. Packets that wait for
     /// the user before are withdrawn.
-    pub(crate) fn belongs_to(&self, user: Option<UserKey>) -> bool {
+    pub(crate) fn belongs_to(&self, user: Option<MailUser>) -> bool {
         let mut state = lock(&self.state);
         let is_new = std::mem::replace(&mut state.user, user) != user;
         if is_new {
-            state.offer = Offer::None;
+            (state.offer, state.tries) = (Offer::None, 0);
             self.news.notify_waiters();
         }
         is_new
     }
 
     /// The user that the socket belongs to.
-    pub(crate) fn user(&self) -> Option<UserKey> {
+    pub(crate) fn user(&self) -> Option<MailUser> {
         lock(&self.state).user
     }
 
@@ -139,7 +139,7 @@ impl Mailbag {
 
     /// Offers packets to the next answer to a poll, unless the socket belongs to another user by now; returns whether
     /// it does not.
-    pub(crate) fn offer(&self, user: UserKey, packets: Vec<String>) -> bool {
+    pub(crate) fn offer(&self, user: MailUser, packets: Vec<String>) -> bool {
         let mut state = lock(&self.state);
         let is_theirs = state.user == Some(user);
         if is_theirs {
@@ -226,7 +226,7 @@ impl Mailbag {
     }
 
     /// Waits until the socket no longer belongs to this user.
-    pub(crate) async fn left_by(&self, user: UserKey) {
+    pub(crate) async fn left_by(&self, user: MailUser) {
         self.until(|state| state.user != Some(user)).await;
     }
 
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn an_offer_is_taken_once_and_arrives_with_the_next_poll() {
-        let (bag, user) = (Mailbag::default(), UserKey([1; 16]));
+        let (bag, user) = (Mailbag::default(), MailUser([1; 16]));
         assert!(!bag.offer(user, vec!["42[1]".to_owned()]), "the socket belongs to no user yet");
         bag.belongs_to(Some(user));
         assert_eq!((bag.take_offer(), bag.progress()), (None, None));
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn packets_of_a_user_are_withdrawn_when_the_socket_changes_hands() {
-        let (bag, one, other) = (Mailbag::default(), UserKey([1; 16]), UserKey([2; 16]));
+        let (bag, one, other) = (Mailbag::default(), MailUser([1; 16]), MailUser([2; 16]));
         bag.belongs_to(Some(one));
         assert!(bag.offer(one, vec!["42[1]".to_owned()]));
         assert!(bag.belongs_to(Some(other)) && !bag.belongs_to(Some(other)));

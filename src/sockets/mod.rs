@@ -42,7 +42,7 @@ pub(crate) use attention::OwedPing;
 pub(crate) use filter::Filter;
 pub(crate) use holders::{Listed, Tunnelled};
 pub(crate) use labels::{OpeningRequest, SocketFacts};
-pub(crate) use mailbag::{Mailbag, OfferProgress, UserKey};
+pub(crate) use mailbag::{MailUser, Mailbag, OfferProgress};
 pub(crate) use row::SocketRow;
 pub(crate) use socket::Socket;
 pub(crate) use traffic::Traffic;

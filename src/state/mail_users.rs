@@ -1,8 +1,8 @@
-//! Says whose queued messages (`crate::queue`) a socket gets: where the label of `offline_queue` comes from a token, once
-//! that is verified; where it comes from the backend, once the backend sets it.
+//! Says whose queued messages (`crate::queue`) a socket gets: where the label of `offline_queue` comes from a token,
+//! once that is verified; where it comes from the backend, once the backend sets it.
 //!
-//! Only the source that the file names counts: a label of the same name from the other one changes nothing. A route with
-//! `broadcast = false` gets no messages.
+//! Only the source that the file names counts: a label of the same name from the other one changes nothing. A route
+//! with `broadcast = false` gets no messages.
 
 use std::sync::Arc;
 

@@ -94,7 +94,7 @@ pub struct QueueMessages {
     pub messages: Vec<QueueMessageView>,
 }
 
-/// One message.
+/// One message of a user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueueMessageView {
     pub age_s: u64,
