@@ -126,6 +126,9 @@ fn show_fleet(live: &mut Families, shared: &Shared) {
     let Some(fleet) = shared.sessions.fleet() else { return };
     let members = fleet.members();
     live.fleet_members(members.len().max(1));
+    if let Some(keys) = fleet.ticket_keys() {
+        live.fleet_tickets(keys.count());
+    }
     for member in members.iter().take(64).filter_map(|member| member.summary.as_ref()) {
         live.fleet_skew(&member.name, member.skew_ms as f64 / 1e3);
     }

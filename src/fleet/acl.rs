@@ -10,12 +10,12 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
         "+cluster|slots +asking",
         // Pins.
         "+get +set +del +expire",
-        // Summaries of the stickyds.
+        // Summaries of the stickyds, and keys of TLS tickets.
         "+mget +zadd +zrange +zremrangebyscore",
         // Messages among stickyds.
         "+publish +subscribe +unsubscribe",
         // Orders: answers, and admin states that are kept.
-        "+rpush +lpop +hset +hgetall",
+        "+rpush +lpop +hset +hgetall +hdel",
         // Sockets of users, in lists as the answers are.
         "+lrem +lrange +llen",
         // Messages for users that are away, in such lists, too.

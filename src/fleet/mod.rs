@@ -21,6 +21,7 @@ mod seal;
 mod shard;
 pub(crate) mod states;
 mod store;
+pub(crate) mod tickets;
 pub(crate) mod users;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ use shard::Driver;
 pub(crate) use shard::Shard;
 use store::MailStore;
 pub(crate) use store::StoreFault;
+use tickets::TicketKeys;
 use users::UserPlaces;
 
 /// Time that an operator's question waits for Redis.
@@ -78,6 +80,7 @@ pub(crate) struct Fleet {
     /// What is stored in the Redis for later.
     store: MailStore,
     users: UserPlaces,
+    tickets: Arc<TicketKeys>,
     kept_answers: KeptAnswers,
     /// Stickyds that did not answer, and since when.
     silent: Mutex<BTreeMap<u64, Instant>>,
@@ -112,6 +115,7 @@ impl Fleet {
             channels: Channels::default(),
             store: MailStore::default(),
             users: UserPlaces::default(),
+            tickets: Arc::default(),
             kept_answers: KeptAnswers::default(),
             silent: Mutex::default(),
             members: Mutex::default(),
@@ -359,8 +363,10 @@ impl Fleet {
         let fleet = self.clone();
         let beat = async move {
             loop {
+                fleet.forget_old_tickets();
                 if fleet.show(&summary()).await {
                     fleet.users.shown();
+                    fleet.share_tickets().await;
                 }
                 if timeout(HEARTBEAT, fleet.connected.notified()).await.is_ok() {
                     fleet.users.rejoin();

@@ -114,7 +114,7 @@ fn informational_responses_pass_before_the_final_one() {
             leg.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x-hop\r\n");
             leg.send("X-Hop: 1\r\nContent-Length: 9\r\nKeep-Alive: timeout=5\r\n\r\nHTTP/1.1 199 Odd\r\n\r\n");
             if request.target() == "/wait" {
-                told.lock().unwrap().recv_timeout(crate::support::process::PATIENCE).unwrap();
+                told.lock().unwrap().recv_timeout(crate::support::wait::patience()).unwrap();
             }
             leg.send(ok("final"));
         }

@@ -8,10 +8,9 @@ use hyper::{HeaderMap, StatusCode};
 
 use crate::support::answer::Answer;
 use crate::support::h2::{Frames, GET, Secured, ask, frame, whole};
-use crate::support::process::PATIENCE;
 use crate::support::proxy::Proxy;
 use crate::support::raw::{RawWorker, ok};
-use crate::support::wait::{wait_for, within};
+use crate::support::wait::{patience, wait_for, within};
 
 fn field<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
     answer.headers.get(name).map(|value| value.to_str().unwrap())
@@ -197,7 +196,7 @@ async fn a_cancelled_request_leaves_its_worker() {
     let stickyd = Secured::before(&[worker.address], "");
     let client = stickyd.client().await;
     let (answer, mut send) = client.send.clone().ready().await.unwrap().send_request(ask("GET", "/"), true).unwrap();
-    tokio::task::block_in_place(|| asked.recv_timeout(PATIENCE)).unwrap();
+    tokio::task::block_in_place(|| asked.recv_timeout(patience())).unwrap();
     send.send_reset(h2::Reason::CANCEL);
     drop(answer);
     tokio::task::block_in_place(|| worker.closed(0));
@@ -222,7 +221,7 @@ async fn a_client_that_hangs_up_cancels_all_its_requests() {
         answers.push(answer);
     }
     for _ in 0..3 {
-        tokio::task::block_in_place(|| asked.recv_timeout(PATIENCE)).unwrap();
+        tokio::task::block_in_place(|| asked.recv_timeout(patience())).unwrap();
     }
     client.connection.abort();
     for number in 0..3 {

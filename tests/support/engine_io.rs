@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::answer::Answer;
-use super::process::PATIENCE;
+use super::wait::patience;
 
 pub(crate) const HOME: [u8; 4] = [127, 0, 0, 1];
 
@@ -67,7 +67,7 @@ impl Ask {
             let (_, answered) = tokio::join!(connection, exchange);
             answered
         };
-        let (parts, body) = timeout(PATIENCE, exchange).await.expect("answered in time")?;
+        let (parts, body) = timeout(patience(), exchange).await.expect("answered in time")?;
         let status = parts.status.as_u16();
         Some(Answer { status, headers: parts.headers, body, trailers: None, took: began.elapsed() })
     }
@@ -177,7 +177,7 @@ impl Session {
         }
         let began = Instant::now();
         let stream = MaybeTlsStream::Plain(self.ask.connect().await.unwrap());
-        match timeout(PATIENCE, tokio_tungstenite::client_async(request, stream)).await.expect("answered in time") {
+        match timeout(patience(), tokio_tungstenite::client_async(request, stream)).await.expect("answered in time") {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {
                 let (parts, body) = response.into_parts();

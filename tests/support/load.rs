@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::process::{PATIENCE, Process};
+use super::process::Process;
+use super::wait::patience;
 
 /// Clients in a process of their own; dropping this ends them.
 pub(crate) struct Load {
@@ -29,12 +30,12 @@ impl Load {
     /// Waits for the next event of this name: `all-connected`, `all-upgraded`, `all-echoed`, `all-held`, `disconnect`,
     /// …
     pub(crate) async fn event(&mut self, name: &str) -> Value {
-        self.event_within(name, PATIENCE).await
+        self.event_within(name, patience()).await
     }
 
     /// Waits for an event with another limit; panics with the last lines if it does not come.
-    pub(crate) async fn event_within(&mut self, name: &str, patience: Duration) -> Value {
-        let found = timeout(patience, async {
+    pub(crate) async fn event_within(&mut self, name: &str, limit: Duration) -> Value {
+        let found = timeout(limit, async {
             while let Some(line) = self.process.line().await {
                 self.said.push(line.clone());
                 if line["event"] == name {
@@ -46,7 +47,7 @@ impl Load {
         match found.await {
             Ok(Some(event)) => event,
             Ok(None) => panic!("the run ended without {name}; it said {}", self.last_words()),
-            Err(_) => panic!("no {name} within {patience:?}; it said {}", self.last_words()),
+            Err(_) => panic!("no {name} within {limit:?}; it said {}", self.last_words()),
         }
     }
 

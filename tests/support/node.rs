@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::process::{PATIENCE, Process, clients_dir};
-use super::wait::wait_for_async;
+use super::process::{Process, clients_dir};
+use super::wait::{patience, wait_for_async};
 
 /// A worker process that listens.
 pub(crate) struct Worker {
@@ -92,7 +92,8 @@ impl Worker {
     }
 
     async fn listening(mut process: Process) -> Self {
-        let line = timeout(PATIENCE, process.line()).await.expect("listens in time").expect("reports where it listens");
+        let line =
+            timeout(patience(), process.line()).await.expect("listens in time").expect("reports where it listens");
         Self {
             port: line["port"].as_u64().map_or(0, |port| u16::try_from(port).unwrap()),
             path: line["path"].as_str().map(str::to_owned),
@@ -172,7 +173,7 @@ impl Worker {
                 stream.read_to_string(&mut answer).await
             }
         };
-        timeout(PATIENCE, exchange).await.expect("answers in time").expect("answers");
+        timeout(patience(), exchange).await.expect("answers in time").expect("answers");
         answer.split_once("\r\n\r\n").expect("a whole head").1.to_owned()
     }
 }

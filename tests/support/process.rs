@@ -83,7 +83,8 @@ impl Process {
     /// Closes stdin and waits for the end of the process; its exit code, `None` for a signal.
     pub(crate) async fn end(&mut self) -> Option<i32> {
         self.stdin = None;
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("ends with its stdin");
+        let ended =
+            tokio::time::timeout(super::wait::patience(), self.child.wait()).await.expect("ends with its stdin");
         ended.expect("the process can be awaited").code()
     }
 }

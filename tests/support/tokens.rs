@@ -6,7 +6,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::process::{PATIENCE, Process, clients_dir};
+use super::process::{Process, clients_dir};
+use super::wait::patience;
 
 /// The secret of every issuer here.
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -50,12 +51,12 @@ impl Guarded {
 
     /// Waits for the next event of this name.
     pub(crate) async fn event(&mut self, name: &str) -> Value {
-        self.event_within(name, PATIENCE).await
+        self.event_within(name, patience()).await
     }
 
     /// Waits for the next event of this name with another limit.
-    pub(crate) async fn event_within(&mut self, name: &str, patience: Duration) -> Value {
-        let found = timeout(patience, async {
+    pub(crate) async fn event_within(&mut self, name: &str, limit: Duration) -> Value {
+        let found = timeout(limit, async {
             while let Some(line) = self.process.line().await {
                 self.said.push(line.clone());
                 if line["event"] == name {

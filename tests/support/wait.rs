@@ -22,6 +22,11 @@ pub(crate) fn at_most(idle: Duration) -> Duration {
     idle.mul_f64((average.max(running) / cores).clamp(1.0, 10.0))
 }
 
+/// How long a wait may take: [`PATIENCE`], on a loaded machine up to three times as long.
+pub(crate) fn patience() -> Duration {
+    at_most(PATIENCE).min(PATIENCE * 3)
+}
+
 /// What a condition gives: whether it holds, and what it saw if it does not.
 pub(crate) trait Outcome {
     /// What the wait returns.
@@ -51,14 +56,14 @@ impl<T, S: Debug> Outcome for Result<T, S> {
     }
 }
 
-/// Blocks until `condition` holds; panics with `what` and the last state seen after [`PATIENCE`].
+/// Blocks until `condition` holds; panics with `what` and the last state seen after [`patience`].
 #[track_caller]
 pub(crate) fn wait_for<O: Outcome>(what: &str, mut condition: impl FnMut() -> O) -> O::Value {
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     loop {
         match condition().outcome() {
             Ok(value) => return value,
-            Err(seen) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}; last seen: {seen:?}"),
+            Err(seen) => assert!(!is_over(began, PATIENCE), "not within {PATIENCE:?}: {what}; last seen: {seen:?}"),
         }
         #[allow(clippy::disallowed_methods, reason = "blocks the test's own thread, which has nothing else to do")]
         std::thread::sleep(POLL);
@@ -76,17 +81,23 @@ pub(crate) async fn wait_within<O: Outcome>(
     what: &str,
     mut condition: impl AsyncFnMut() -> O,
 ) -> O::Value {
-    let deadline = Instant::now() + limit;
+    let began = Instant::now();
     loop {
         match condition().await.outcome() {
             Ok(value) => return value,
-            Err(seen) => assert!(Instant::now() < deadline, "not within {limit:?}: {what}; last seen: {seen:?}"),
+            Err(seen) => assert!(!is_over(began, limit), "not within {limit:?}: {what}; last seen: {seen:?}"),
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
-/// Runs `work`, which has to end within [`PATIENCE`].
+/// Whether a wait that began then has exceeded its limit, which on a loaded machine is up to three times as long.
+fn is_over(began: Instant, limit: Duration) -> bool {
+    let waited = began.elapsed();
+    waited > limit && waited > at_most(limit).min(limit * 3)
+}
+
+/// Runs `work`, which has to end within [`patience`].
 pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("not done within {PATIENCE:?}"))
+    tokio::time::timeout(patience(), work).await.unwrap_or_else(|_| panic!("not done within {PATIENCE:?}"))
 }

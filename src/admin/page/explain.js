@@ -1,7 +1,7 @@
 // Explain: which worker a request would reach, and why, out of whatever is at hand: an address, a cookie, a session id.
 import { useEffect, useState } from 'preact/hooks'
 import * as api from './api.js'
-import { Badge, Command, Head, html, Icon, useStore } from './ui.js'
+import { Badge, Command, Head, html, Icon, useField, useStore } from './ui.js'
 import { go } from './main.js'
 import { link } from './routes.js'
 import { read } from './question.js'
@@ -12,11 +12,10 @@ export function Explain({ route }) {
   const upstreams = [...new Set((workers ?? []).map((worker) => worker.upstream))]
   const { q = '' } = route.query
   const upstream = route.query.upstream ?? upstreams[0] ?? ''
-  const [typed, setTyped] = useState(q)
+  const [typed, type] = useField(q)
   const [answer, setAnswer] = useState(null)
   const [refusal, setRefusal] = useState(null)
   const asked = read(q)
-  useEffect(() => setTyped(q), [q])
   useEffect(() => {
     if (!upstream || asked.error || route.query.q == null) return undefined
     let current = true
@@ -35,7 +34,7 @@ export function Explain({ route }) {
   return html`<${Head} title="Explain" />
     <form class="card ask" onSubmit=${submit}><p>Paste a failing address, a <code>Cookie</code> field, a session id, or the address of a client.</p>
       <div class="line"><label class="search wide"><${Icon} name="explain" /><span class="hidden">What to explain</span>
-        <input id="search" value=${typed} spellcheck="false" autocomplete="off" placeholder="https://app.example/socket.io/?EIO=4&transport=polling&sid=…" onInput=${(event) => setTyped(event.target.value)} /></label>
+        <input id="search" value=${typed} spellcheck="false" autocomplete="off" placeholder="https://app.example/socket.io/?EIO=4&transport=polling&sid=…" onInput=${(event) => type(event.target.value)} /></label>
         ${upstreams.length > 1 && html`<select aria-label="Upstream" value=${upstream} onChange=${(event) => go(link('explain', [], { q: typed.trim() || ' ', upstream: event.target.value }))}>${upstreams.map((one) => html`<option value=${one}>${one}</option>`)}</select>`}
         <button class="primary">Explain</button></div></form>
     ${wrong && html`<p class="hint bad" role="alert"><${Icon} name="warn" /> ${wrong}</p>`}

@@ -1,7 +1,7 @@
 // Sockets: the API's list with a search, one socket in a drawer, and the closing of one or of all that match.
 import { useEffect, useRef, useState } from 'preact/hooks'
 import * as api from './api.js'
-import { Badge, Command, Empty, Head, html, Icon, useEvery, useStore } from './ui.js'
+import { Badge, Command, Empty, Head, html, Icon, useEvery, useField, useStore } from './ui.js'
 import { Buttons, open } from './dialogs.js'
 import { go } from './main.js'
 import { link } from './routes.js'
@@ -34,12 +34,11 @@ export function Sockets({ route, selection }) {
   const store = useStore()
   const { q = '', sort = '-connected', page = '0' } = route.query
   const chosen = route.rest[0] ?? null
-  const [typed, setTyped] = useState(q)
+  const [typed, type, sent] = useField(q)
   const [answer, setAnswer] = useState(null)
   const [error, setError] = useState(null)
   const asking = useRef(null)
   const search = parse(q)
-  useEffect(() => setTyped(q), [q])
   const to = (query, rest = route.rest) => go(link('sockets', rest, { q, sort: sort === '-connected' ? '' : sort, page: page === '0' ? '' : page, ...query }))
   const load = async () => {
     if (search.error) return
@@ -61,7 +60,10 @@ export function Sockets({ route, selection }) {
   useEffect(() => { if (search.id) to({ q: '' }, [search.id]) }, [search.id])
   useEffect(() => {
     if (typed === q) return undefined
-    const timer = setTimeout(() => to({ q: typed, page: '' }, []), 250)
+    const timer = setTimeout(() => {
+      sent(typed)
+      to({ q: typed, page: '' }, [])
+    }, 250)
     return () => clearTimeout(timer)
   }, [typed, q])
   const rows = answer?.sockets ?? []
@@ -76,7 +78,7 @@ export function Sockets({ route, selection }) {
   return html`<${Head} title="Sockets">
       <label class="search wide"><${Icon} name="search" /><span class="hidden">Search sockets</span>
         <input type="search" id="search" placeholder="label:store=7 worker:w1 min_age:2h" value=${typed} aria-describedby="search-error"
-          onInput=${(event) => setTyped(event.target.value)} spellcheck="false" autocomplete="off" autocapitalize="none" /></label>
+          onInput=${(event) => type(event.target.value)} spellcheck="false" autocomplete="off" autocapitalize="none" /></label>
       <select class="only-narrow" aria-label="Order" value=${sort} onChange=${(event) => to({ sort: event.target.value, page: '' })}>${ORDERS.map(([key, words]) => html`<option value=${key}>${words}</option>`)}</select>
     <//>
     <p id="search-error" class=${words ? 'hint bad' : 'summary'} role="status">${words

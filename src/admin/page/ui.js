@@ -29,6 +29,23 @@ export function useEvery(seconds, call, inputs = []) {
   }, [seconds, ...inputs])
 }
 
+/** The text of a field that stands for `q` of the address: `[text, type, sent]`. Another `q` replaces what was typed,
+ * at once, unless it is the text that `sent` announced: what is typed meanwhile stays. */
+export function useField(q) {
+  const [, again] = useReducer((n) => n + 1, 0)
+  const field = useRef({ q, text: q, sent: null }).current
+  if (field.q !== q) {
+    if (field.sent !== q) field.text = q
+    field.q = q
+    field.sent = null
+  }
+  const type = (text) => {
+    field.text = text
+    again()
+  }
+  return [field.text, type, (text) => { field.sent = text }]
+}
+
 /** Lines of the icons, on a grid of 16. */
 const ICONS = {
   check: 'M3.5 8.5l3 3 6-7',

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::text::Case;
 use crate::support::h2::frame;
-use crate::support::process::PATIENCE;
+use crate::support::wait::patience;
 
 /// The stream of the request after every case.
 const LAST: u32 = 1001;
@@ -88,7 +88,7 @@ impl Wire {
             }
         };
         let both = async { tokio::join!(writing, reading) };
-        let in_time = tokio::time::timeout(PATIENCE, both).await;
+        let in_time = tokio::time::timeout(patience(), both).await;
         told.hung = in_time.is_err();
         told
     }

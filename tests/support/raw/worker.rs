@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::super::process::PATIENCE;
+use super::super::wait::patience;
 use super::{Message, Raw, reset};
 
 /// One connection, as a script sees it.
@@ -165,7 +165,7 @@ impl RawWorker {
     }
 
     fn wait(&mut self) {
-        match self.seen.recv_timeout(PATIENCE).expect("the worker gets a request or a close") {
+        match self.seen.recv_timeout(patience()).expect("the worker gets a request or a close") {
             Seen::Request(number, request) => self.requests.push((number, request)),
             Seen::Closed(number) => self.closed.push(number),
         }
