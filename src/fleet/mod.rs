@@ -20,6 +20,7 @@ mod queue;
 mod seal;
 mod shard;
 pub(crate) mod states;
+mod store;
 pub(crate) mod tickets;
 pub(crate) mod users;
 
@@ -53,6 +54,8 @@ use queue::{Lookup, PinChange, Question, Write};
 use seal::{Seals, base64url};
 use shard::Driver;
 pub(crate) use shard::Shard;
+use store::MailStore;
+pub(crate) use store::StoreFault;
 use tickets::TicketKeys;
 use users::UserPlaces;
 
@@ -74,6 +77,8 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    /// What is stored in the Redis for later.
+    store: MailStore,
     users: UserPlaces,
     tickets: Arc<TicketKeys>,
     kept_answers: KeptAnswers,
@@ -108,6 +113,7 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            store: MailStore::default(),
             users: UserPlaces::default(),
             tickets: Arc::default(),
             kept_answers: KeptAnswers::default(),
@@ -353,6 +359,7 @@ impl Fleet {
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(store::drive(self.clone(), stop.clone())));
         let fleet = self.clone();
         let beat = async move {
             loop {
