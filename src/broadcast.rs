@@ -33,7 +33,7 @@ pub enum Fate {
     OtherKind,
     /// The tunnel does not speak WebSocket, is closing, or ended before the message was sent.
     Closing,
-    /// The socket did not take the message in time, or was still busy with the previous one.
+    /// The socket did not take the message in time, or too many others still waited for it.
     Slow,
 }
 
@@ -156,6 +156,11 @@ impl Posted {
     /// The WebSocket frame to send; it is never empty.
     pub fn frame(&self) -> Bytes {
         self.frame.clone()
+    }
+
+    /// Length of the frame in bytes.
+    pub fn size(&self) -> usize {
+        self.frame.len()
     }
 
     /// Records that the message was sent.

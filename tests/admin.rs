@@ -3,6 +3,7 @@
 mod access;
 mod access_log;
 mod api;
+mod emits;
 mod events;
 mod history;
 mod layers;

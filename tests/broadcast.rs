@@ -4,6 +4,7 @@ mod emit;
 mod insert;
 mod real_clients;
 mod routes;
+mod together;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -5,6 +5,7 @@
 
 mod bounds;
 mod calls;
+mod clusters;
 pub(crate) mod emit;
 mod facts;
 mod failures;

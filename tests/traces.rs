@@ -2,6 +2,8 @@
 //! broken. They need a build with the feature `otel`; the other build says so.
 
 #[cfg(feature = "otel")]
+mod clients;
+#[cfg(feature = "otel")]
 mod spans;
 
 use std::process::Command;

@@ -146,6 +146,13 @@ async fn run(
     // Sockets that have not taken the message by then count as slow.
     let _ = tokio::time::timeout(DELIVERY_PATIENCE, broadcast.decided()).await;
     let counts = broadcast.finish();
+    if counts.get(Fate::Slow as usize).is_some_and(|slow| *slow > 0) {
+        // Else the message stays in memory for as long as a client does not read.
+        for slice in sockets.chunks(SLICE * SLICE) {
+            slice.iter().for_each(|socket| socket.drop_late_posts());
+            tokio::task::yield_now().await;
+        }
+    }
     shared.metrics.care.broadcast(&counts);
     tracing::info!(matched = sockets.len(), reached = counts.first(), "broadcast finished");
     let _ = done.send(counts);
@@ -208,12 +215,17 @@ fn message(order: &BroadcastOrder) -> Result<Arc<Broadcast>, ApiRefusal> {
     Ok(Broadcast::new(text.as_deref(), event.as_deref()))
 }
 
-/// Checks the namespace and the name of an event.
-pub(crate) fn check_event(namespace: &str, name: &str) -> Result<(), ApiRefusal> {
-    // Socket.IO ends a namespace at the first comma.
+/// Checks a namespace, which Socket.IO ends at the first comma.
+pub(crate) fn check_namespace(namespace: &str) -> Result<(), ApiRefusal> {
     if !namespace.starts_with('/') || namespace.contains([',', '?']) || namespace.contains(char::is_control) {
         return Err(wrong("`namespace` must begin with / and must not contain a comma"));
     }
+    Ok(())
+}
+
+/// Checks the namespace and the name of an event.
+pub(crate) fn check_event(namespace: &str, name: &str) -> Result<(), ApiRefusal> {
+    check_namespace(namespace)?;
     if name.is_empty() || RESERVED.contains(&name) {
         return Err(wrong(format!(
             "`event` must be a name of the application: not empty, and none of {}",

@@ -6,6 +6,8 @@
 //! `admin::broadcast`), and the token that allows this and nothing else (`auth`).
 
 mod fleet;
+mod refusal;
+mod seats;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,18 +27,17 @@ use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Broadcast, LONGEST, event};
 use crate::bus::{BusEmit, BusEmitted, EmitMatter, EmitMessage};
 use crate::clock;
-use crate::config::{EmitRedis, EmitWay};
-use crate::metrics::EmitVia;
+use crate::config::{EmitRedis, EmitWay, RedisPlace};
+use crate::metrics::{EmitResult, EmitVia};
 use crate::sockets::{Filter, Socket};
-use crate::telemetry::say_full;
 use crate::upstream::Upstream;
+use refusal::EmitRefusal;
+pub(crate) use seats::EmitSeats;
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str =
     "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
 
-/// Messages that may be under way at once.
-pub(crate) const UNDER_WAY: usize = 16;
 /// Maximum number of rooms of a message, and of bytes of the name of one.
 const MOST_ROOMS: usize = 1_000;
 const LONGEST_ROOM: usize = 512;
@@ -49,33 +50,36 @@ pub(crate) async fn send(
     State(api): State<Api>,
     passing: Passing,
     WholeBody(body): WholeBody,
-) -> Result<Json<EmitAnswer>, ApiRefusal> {
+) -> Result<Json<EmitAnswer>, EmitRefusal> {
     let order: EmitOrder = read_order(&body, HELP)?;
     let upstream = upstream(&api, order.upstream.as_deref())?;
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
-    if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
-        // Nothing is sent anywhere if a room is wrong.
-        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
-        return fleet::emit(&api, &upstream, order, who).await.map(Json);
-    }
-    let Ok(seat) = api.emitting.clone().try_acquire_owned() else {
-        say_full!(limit = UNDER_WAY, "a message of the backend was refused: too many are under way");
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "too many messages are under way: nothing was sent"));
-    };
     let via = match &way {
         EmitWay::Redis(_) => EmitVia::Redis,
         EmitWay::Bus => EmitVia::Bus,
         EmitWay::Frames => EmitVia::Frames,
+    };
+    // One that another stickyd has passed on was counted there.
+    if let Some(sender) = passing.sender() {
+        EmitRefusal::unless_admitted(&api, sender, via)?;
+    }
+    if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
+        // Nothing is sent anywhere if a room is wrong.
+        message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
+        return Ok(Json(fleet::emit(&api, &upstream, order, who).await?));
+    }
+    let Some(seat) = api.emitting.take().await else {
+        return Err(EmitRefusal::full(&api, via));
     };
     let said = match way {
         EmitWay::Redis(to) => over_redis(&api, &upstream, &to, &message).await,
         EmitWay::Bus => over_bus(&api, &upstream, message, ack, order.path).await,
         EmitWay::Frames => as_frames(&api, &upstream, &message, order.text.as_deref(), seat).await,
     };
-    api.shared.metrics.care.emitted(via, said.is_ok());
-    said.map(Json)
+    api.shared.metrics.care.emitted(via, if said.is_ok() { EmitResult::Published } else { EmitResult::Failed });
+    Ok(Json(said?))
 }
 
 /// Returns the upstream that a request names; it may be left out if there is only one.
@@ -116,6 +120,10 @@ fn message(order: &EmitOrder) -> Result<EmitMessage, ApiRefusal> {
     };
     let namespace = order.namespace.clone().unwrap_or_else(|| "/".to_owned());
     check_event(&namespace, &name)?;
+    // A list that turned out empty must not become a message to all.
+    if order.rooms.as_ref().is_some_and(Vec::is_empty) {
+        return Err(wrong("`rooms` is empty: nothing was sent; leave it out to reach all clients"));
+    }
     let (rooms, except) = (order.rooms.clone().unwrap_or_default(), order.except.clone().unwrap_or_default());
     for (what, rooms) in [("rooms", &rooms), ("except", &except)] {
         if rooms.len() > MOST_ROOMS || rooms.iter().any(|room| room.is_empty() || room.len() > LONGEST_ROOM) {
@@ -138,6 +146,9 @@ fn ack(order: &EmitOrder, way: &EmitWay) -> Result<Option<Duration>, ApiRefusal>
     let asks = order.ack.unwrap_or(false);
     if *way != EmitWay::Bus && (asks || order.path.is_some()) {
         return Err(wrong("`ack` and `path` need an upstream with emit = { via = \"bus\" }: nothing was sent"));
+    }
+    if order.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        return Err(wrong("`path` must begin with /, such as /socket.io"));
     }
     if *way != EmitWay::Frames && order.text.is_some() {
         return Err(wrong("`text` needs an upstream with emit = { via = \"frames\" }: nothing was sent"));
@@ -165,7 +176,10 @@ async fn over_redis(
     match api.emit_links.publish(name, to, message).await {
         Ok(()) => Ok(EmitAnswer { published: true, ..EmitAnswer::default() }),
         Err(error) => {
-            let (redis, kind, words) = (&to.address, error.kind(), error.words());
+            let (redis, kind, mut words) = (&to.address, error.kind(), error.words());
+            if error.is_of_cluster() && !matches!(redis.place, RedisPlace::Cluster(_)) {
+                words.push_str("; it is a cluster: write redis = \"redis+cluster://…\"");
+            }
             tracing::warn!(upstream = %name, %redis, kind, error = %words, "cannot publish a message of the backend");
             let why = format!("the Redis of the adapter of `{name}`, {redis}, did not take the message: {words}");
             Err(refuse(StatusCode::BAD_GATEWAY, why))
@@ -186,7 +200,12 @@ async fn over_bus(
         let why = format!("no worker of `{name}` is linked to the bus: nothing was sent");
         Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why))
     };
-    let Some(emitted) = ask_bus(api, &name, path, EmitMatter::Event(message, ack)).await else { return unlinked() };
+    let asked = ask_bus(api, &name, path.clone(), EmitMatter::Event(message, ack)).await;
+    let Some(emitted) = asked else { return unlinked() };
+    if let (Some(path), 0) = (path, emitted.servers) {
+        let why = format!("no worker of `{name}` that is linked to the bus has the path `{path}`: nothing was sent");
+        return Err(refuse(StatusCode::NOT_FOUND, why));
+    }
     Ok(EmitAnswer {
         acks: ack.is_some().then_some(emitted.answers),
         acks_dropped: Some(emitted.dropped).filter(|dropped| *dropped > 0),

@@ -121,9 +121,10 @@ pub(crate) async fn serve(
         closings: Arc::default(),
         lister,
         broadcasting: Arc::default(),
-        emitting: Arc::new(Semaphore::new(emit::UNDER_WAY)),
+        emitting: Arc::default(),
         emit_links: Arc::default(),
         orders: Arc::default(),
+        asking: Arc::new(Semaphore::new(orders::UNDER_WAY)),
         tasks: tasks_of_api,
         stop: stop_of_api,
     };
@@ -229,10 +230,12 @@ struct Api {
     /// Locked while a broadcast is under way.
     broadcasting: Arc<tokio::sync::Mutex<()>>,
     /// Bounds the messages of the backend that are under way.
-    emitting: Arc<Semaphore>,
+    emitting: Arc<emit::EmitSeats>,
     emit_links: Arc<EmitLinks>,
     /// Which orders of the fleet have set the admin states of workers.
     orders: Arc<orders::AppliedOrders>,
+    /// Bounds the questions to the fleet that are under way.
+    asking: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }

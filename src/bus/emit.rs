@@ -66,14 +66,25 @@ pub(crate) struct BusEmit {
 pub(crate) enum EmitMatter {
     /// Hand an event to their clients; with a time, the clients are to answer in it.
     Event(EmitMessage, Option<Duration>),
-    /// Answer with the Engine.IO session of the socket with this id in this namespace.
-    Session { namespace: String, id: String },
+    /// Answer with the Engine.IO session of the socket with this id in this namespace. Members of other machines may be
+    /// left out.
+    Session { namespace: String, id: String, near_only: bool },
 }
 
 impl EmitMatter {
     /// Whether members tell more than a number.
     fn has_answers(&self) -> bool {
         !matches!(self, Self::Event(_, None))
+    }
+
+    /// Whether the first answer is enough.
+    fn is_search(&self) -> bool {
+        matches!(self, Self::Session { .. })
+    }
+
+    /// Whether members of other machines are left out.
+    fn is_near_only(&self) -> bool {
+        matches!(self, Self::Session { near_only: true, .. })
     }
 
     /// Time in which members are to answer.
@@ -87,7 +98,7 @@ impl EmitMatter {
     /// The header of the message, as members read it.
     fn header(&self, number: u64) -> Value {
         match self {
-            Self::Session { namespace, id } => json!({ "k": "session", "n": namespace, "q": number, "id": id }),
+            Self::Session { namespace, id, .. } => json!({ "k": "session", "n": namespace, "q": number, "id": id }),
             Self::Event(message, ack) => {
                 let EmitMessage { namespace, rooms, except, .. } = message;
                 let time = ack.and_then(|time| u64::try_from(time.as_millis()).ok());
@@ -103,6 +114,8 @@ impl EmitMatter {
 /// What became of a message.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(crate) struct BusEmitted {
+    /// Paths of Socket.IO servers that it was for.
+    pub(crate) servers: usize,
     /// Socket.IO servers that have handed it to their clients.
     pub(crate) workers: usize,
     /// Socket.IO servers that did not answer.
@@ -138,6 +151,8 @@ struct UnderWay {
     /// Members that have said how many sockets they have.
     counted: HashSet<MemberId>,
     with_ack: bool,
+    /// Whether the first answer is enough.
+    is_search: bool,
     done: Rc<Notify>,
 }
 
@@ -181,7 +196,7 @@ async fn run(hub: &Rc<Hub>, order: &BusEmit) -> BusEmitted {
         all.push(begin(hub, order, &key, &group));
     }
     let end = tokio::time::Instant::now() + order.matter.patience();
-    let mut result = BusEmitted::default();
+    let mut result = BusEmitted { servers: all.len(), ..BusEmitted::default() };
     for (number, done) in all {
         let left = end.saturating_duration_since(tokio::time::Instant::now());
         let _ = timeout(left, done.notified()).await;
@@ -208,7 +223,12 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
     let emits = &hub.emits;
     emits.last.set(emits.last.get() + 1);
     let (number, done) = (emits.last.get(), Rc::new(Notify::new()));
-    let waiting: HashMap<_, _> = group.borrow().all_members().map(|member| (member, 0)).collect();
+    let near_only = order.matter.is_near_only();
+    let waiting: HashMap<_, _> = {
+        let group = group.borrow();
+        let is_asked = |member: &MemberId| !near_only || group.far_hub(*member).is_none();
+        group.all_members().filter(is_asked).map(|member| (member, 0)).collect()
+    };
     if waiting.is_empty() {
         done.notify_one();
     }
@@ -218,6 +238,7 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
         waiting,
         counted: HashSet::new(),
         with_ack: order.matter.has_answers(),
+        is_search: order.matter.is_search(),
         done: done.clone(),
     };
     emits.all.borrow_mut().insert(number, under_way);
@@ -232,7 +253,9 @@ fn begin(hub: &Hub, order: &BusEmit, key: &GroupKey, group: &RefCell<BusGroup>) 
     let position = hub.next_position();
     let published = group.borrow_mut().publish(Instant::now(), origin, position, &publish, &Rc::new(()));
     hub.count(key, &published);
-    hub.far.publish(key, &group.borrow(), origin, &publish);
+    if !near_only {
+        hub.far.publish(key, &group.borrow(), origin, &publish);
+    }
     (number, done)
 }
 
@@ -276,6 +299,10 @@ impl EmitsUnderWay {
             } else {
                 one.result.dropped += 1;
             }
+            if one.is_search {
+                one.waiting.clear();
+                return one.end_if_complete();
+            }
             if left > 0 {
                 return;
             }
@@ -318,7 +345,8 @@ impl Hub {
         let of_upstream = |(upstream, _): &GroupKey| *upstream == order.upstream || upstream.is_empty();
         let found = groups.iter().filter(|(key, group)| of_upstream(key) && group.borrow().near().next().is_some());
         let found: Vec<_> = found.map(|(key, group)| (key.clone(), group.clone())).collect();
-        let path = order.path.as_deref().unwrap_or(USUAL_PATH);
+        // Socket.IO takes a slash off the end of its path.
+        let path = order.path.as_deref().map_or(USUAL_PATH, |path| path.strip_suffix('/').unwrap_or(path));
         let has_path = found.iter().any(|((_, of), _)| of == path);
         if order.path.is_none() && !has_path {
             return found;

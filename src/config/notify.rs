@@ -207,7 +207,7 @@ fn reminder(item: ConfigItem<'_>) -> Option<Duration> {
 }
 
 fn check_name(context: &Context<'_>, name: &ConfigText) {
-    if name.value.is_empty() || name.value.len() > 64 || name.value.chars().any(char::is_control) {
+    if name.value.is_empty() || name.value.chars().count() > 64 || name.value.chars().any(char::is_control) {
         let help = "use 1 to 64 characters, such as \"web-1\"";
         context.report.error_help(&name.span, "`name` is empty, too long, or has control characters", help);
     }

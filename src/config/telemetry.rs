@@ -7,7 +7,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use hyper::header::{HeaderName, HeaderValue};
-use hyper::http::uri::PathAndQuery;
 use hyper::{Uri, header};
 
 use super::check::Context;
@@ -36,7 +35,7 @@ pub(crate) struct Telemetry {
     pub(crate) service: String,
     /// Name of the machine that stickyd runs on.
     pub(crate) machine: String,
-    /// Share in percent of the requests that are traced although they belong to no trace yet; default 100.
+    /// Share in percent of the requests that are recorded, unless a trusted caller has decided; default 100.
     pub(crate) sample: u32,
 }
 
@@ -76,7 +75,7 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>) -> Option<Arc<
 }
 
 fn check_service(context: &Context<'_>, name: &ConfigText) {
-    if name.value.is_empty() || name.value.len() > 64 || name.value.chars().any(char::is_control) {
+    if name.value.is_empty() || name.value.chars().count() > 64 || name.value.chars().any(char::is_control) {
         let help = "use 1 to 64 characters, such as \"stickyd\"";
         context.report.error_help(&name.span, "`service` is empty, too long, or has control characters", help);
     }
@@ -93,8 +92,9 @@ fn receiver(context: &Context<'_>, otlp: &ConfigText, can_trace: bool) -> Option
     if url.path() != "/" {
         return Some(url);
     }
+    let path = url.query().map_or_else(|| TRACES.to_owned(), |query| format!("{TRACES}?{query}"));
     let mut parts = url.into_parts();
-    parts.path_and_query = Some(PathAndQuery::from_static(TRACES));
+    parts.path_and_query = path.parse().ok();
     Uri::from_parts(parts).ok()
 }
 
@@ -148,10 +148,23 @@ mod tests {
         for (text, url) in [
             ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
             ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
+            ("http://127.0.0.1:4318?tenant=7", "http://127.0.0.1:4318/v1/traces?tenant=7"),
+            ("http://127.0.0.1:4318/?a=b&c=%2F", "http://127.0.0.1:4318/v1/traces?a=b&c=%2F"),
             ("https://otel.example/otlp/v1/traces", "https://otel.example/otlp/v1/traces"),
             ("https://otel.example/x?y=z", "https://otel.example/x?y=z"),
         ] {
             assert_eq!(asked(text, true), (Some(url.parse().unwrap()), String::new()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_service_is_counted_in_characters() {
+        for (text, is_fine) in [("\u{fc}".repeat(64), true), ("\u{fc}".repeat(65), false), (String::new(), false)] {
+            let report = Report::new("s.toml".to_owned(), &text);
+            let (resolve, noted) = (|_: &str| Ok(Vec::new()), Noted::default());
+            let context = Context::new(&report, PathBuf::from("/nonexistent"), &resolve, &noted);
+            check_service(&context, &ConfigText { value: text.clone(), span: 0..text.len() });
+            assert_eq!(report.finish().is_ok(), is_fine, "{}", text.len());
         }
     }
 

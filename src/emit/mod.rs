@@ -4,19 +4,21 @@
 //! is there. A message is published once and never again: if its connection breaks meanwhile, its fate is unknown, and
 //! the caller is told. Left out: the other ways (`crate::bus`, frames in `crate::admin`), and the rights to publish.
 
+mod links;
 mod msgpack;
+mod rates;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use redis::{Cmd, Value as RedisValue};
+use redis::Cmd;
 use serde_json::json;
 
 use crate::bus::EmitMessage;
 use crate::config::{EmitAdapter, EmitRedis};
-use crate::fleet::connect::{Connector, LinkError, RedisLink};
-use crate::locks::lock;
+use crate::fleet::connect::LinkError;
+pub(crate) use links::EmitLinks;
+pub(crate) use rates::EmitRates;
+pub(crate) use rates::PER_SECOND;
 
 /// Sender's name in every message: the one that `@socket.io/redis-emitter` has, which no adapter counts as a server.
 const SENDER: &str = "emitter";
@@ -26,19 +28,6 @@ const BROADCAST: u32 = 3;
 const EVENT: u32 = 2;
 /// Approximate length to which a stream is trimmed: the default of the streams adapter.
 const STREAM_LENGTH: u32 = 10_000;
-/// Time without use after which a connection is tried with a PING before it gets a message.
-const IDLE: Duration = Duration::from_secs(1);
-
-/// Connections to the Redis servers of the applications, by upstream.
-#[derive(Default)]
-pub(crate) struct EmitLinks(Mutex<HashMap<String, EmitLink>>);
-
-struct EmitLink {
-    of: Arc<EmitRedis>,
-    link: RedisLink,
-    used: Instant,
-}
-
 impl EmitLinks {
     /// Publishes a message of an upstream.
     ///
@@ -50,40 +39,8 @@ impl EmitLinks {
         to: &Arc<EmitRedis>,
         message: &EmitMessage,
     ) -> Result<(), LinkError> {
-        let mut link = match self.idle(upstream, to).await {
-            Some(link) => link,
-            None => Connector { address: to.address.clone(), tls: to.tls.clone() }.open().await?,
-        };
-        let replies = link.run(vec![command(to, message)]).await?;
-        if let Some(RedisValue::ServerError(error)) = replies.into_iter().find(is_error) {
-            return Err(LinkError::Failed(error.into()));
-        }
-        let kept = EmitLink { of: to.clone(), link, used: Instant::now() };
-        lock(&self.0).insert(upstream.to_owned(), kept);
-        Ok(())
+        self.send(upstream, to, &command(to, message)).await
     }
-
-    /// Closes the connections of all other upstreams.
-    pub(crate) fn retain(&self, is_kept: impl Fn(&str) -> bool) {
-        lock(&self.0).retain(|upstream, _| is_kept(upstream));
-    }
-
-    /// Returns the upstream's open connection. After an error, the next message gets a new one.
-    async fn idle(&self, upstream: &str, to: &Arc<EmitRedis>) -> Option<RedisLink> {
-        let kept = lock(&self.0).remove(upstream).filter(|kept| kept.of == *to)?;
-        let mut link = kept.link;
-        if kept.used.elapsed() > IDLE {
-            let replies = link.run(vec![redis::cmd("PING")]).await.ok()?;
-            if replies.iter().any(is_error) {
-                return None;
-            }
-        }
-        Some(link)
-    }
-}
-
-fn is_error(reply: &RedisValue) -> bool {
-    matches!(reply, RedisValue::ServerError(_))
 }
 
 /// The command that hands a message to the application's adapter.

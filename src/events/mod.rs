@@ -313,37 +313,63 @@ macro_rules! tell {
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
     (@line $event:ident, $details:ident, $key:ident = %$value:expr, $($rest:tt)+) => {
-        $crate::events::detail(&mut $details, stringify!($key), &$value);
+        $crate::events::detail(&mut $details, stringify!($key), Some(format!(" {}", $value)));
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
     (@line $event:ident, $details:ident, $key:ident = ?$value:expr, $($rest:tt)+) => {
-        $crate::events::detail(&mut $details, stringify!($key), &format_args!("{:?}", $value));
+        $crate::events::detail(&mut $details, stringify!($key), Some(format!(" {:?}", $value)));
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
     (@line $event:ident, $details:ident, $key:ident = $value:expr, $($rest:tt)+) => {
-        $crate::events::detail(&mut $details, stringify!($key), &$value);
+        $crate::events::detail(&mut $details, stringify!($key), $crate::events::EventDetail::told(&$value));
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
     (@line $event:ident, $details:ident, %$value:ident, $($rest:tt)+) => {
-        $crate::events::detail(&mut $details, stringify!($value), &$value);
+        $crate::events::detail(&mut $details, stringify!($value), Some(format!(" {}", $value)));
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
     (@line $event:ident, $details:ident, $value:ident, $($rest:tt)+) => {
-        $crate::events::detail(&mut $details, stringify!($value), &$value);
+        $crate::events::detail(&mut $details, stringify!($value), $crate::events::EventDetail::told(&$value));
         $crate::events::tell!(@line $event, $details, $($rest)+);
     };
 }
 
 pub(crate) use tell;
 
-/// Adds a field of a log line to the details of an event's text. A field that is true is told by its name alone, one
-/// that is false not at all.
-pub(crate) fn detail(details: &mut String, name: &str, value: &dyn std::fmt::Display) {
-    let value = match value.to_string().as_str() {
-        "false" => return,
-        "true" => String::new(),
-        value => format!(" {value}"),
+/// A value of a log line's field, as it is told in the text of an event.
+pub(crate) trait EventDetail {
+    /// What follows the name of the field; `None` if the field is not told.
+    fn told(&self) -> Option<String>;
+}
+
+impl EventDetail for bool {
+    /// A field that is true is told by its name alone.
+    fn told(&self) -> Option<String> {
+        self.then(String::new)
+    }
+}
+
+impl<T: EventDetail + ?Sized> EventDetail for &T {
+    fn told(&self) -> Option<String> {
+        (**self).told()
+    }
+}
+
+macro_rules! told_as_text {
+    ($($kind:ty),+) => {
+        $(impl EventDetail for $kind {
+            fn told(&self) -> Option<String> {
+                Some(format!(" {self}"))
+            }
+        })+
     };
+}
+
+told_as_text!(u16, u32, u64, usize, i32, i64, f64, str, String);
+
+/// Adds a field of a log line to the details of an event's text. `told` is what follows its name.
+pub(crate) fn detail(details: &mut String, name: &str, told: Option<String>) {
+    let Some(value) = told else { return };
     let separator = if details.is_empty() { "" } else { ", " };
     // The unit stands at the end of a name, and after a value.
     let (name, unit) = match name.rsplit_once('_') {

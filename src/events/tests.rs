@@ -83,6 +83,9 @@ fn the_fields_of_the_log_line_are_told_as_well() {
     tell!(events, DnsChanged, warn, %name, listener = %listener, came = ?[1, 2], after_s = 7, again = true,
         "name has {generation}");
     tell!(events, Stopping, error, again = false, "stopping");
+    // Only a flag is told by its name alone, never a text that looks like one.
+    let reason = "true";
+    tell!(events, DnsFailed, warn, reason, name = %"false", kept = 0, "failed");
     let page = events.page(&EventFilter::default(), 10);
     let told: Vec<_> = page.events.iter().map(|one| (one.severity.word(), &*one.text, one.worker.as_deref())).collect();
     assert_eq!(
@@ -91,6 +94,7 @@ fn the_fields_of_the_log_line_are_told_as_well() {
             ("info", "worker was restarted (generation 3)", Some("w\\u{7}1")),
             ("warning", "name has 3 (name chat.example.com, came [1, 2], after 7 s, again)", None),
             ("error", "stopping", None),
+            ("warning", "failed (reason true, name false, kept 0)", None),
         ]
     );
     assert_eq!(page.events[1].listener.as_deref(), Some(listener));

@@ -15,7 +15,7 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
         // Messages among stickyds.
         "+publish +subscribe +unsubscribe",
         // Orders: answers, and admin states that are kept.
-        "+rpush +lpop +hset +hgetall",
+        "+rpush +lpop +hset +hgetall +hdel",
         // Sockets of users, in lists as the answers are.
         "+lrem +lrange +llen",
     ];

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::SingleNodeRoutingInfo;
 use redis::io::AsyncDNSResolver;
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
@@ -43,6 +44,11 @@ impl LinkError {
         }
     }
 
+    /// Whether a single server refused a command because it belongs to a cluster.
+    pub(crate) fn is_of_cluster(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.code() == Some("MOVED"))
+    }
+
     /// The error in words, without credentials.
     pub(crate) fn words(&self) -> String {
         match self {
@@ -77,6 +83,19 @@ impl RedisLink {
     /// Sends commands together, and waits for all replies. A reply that is an error stands among the others.
     pub(crate) async fn run(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, LinkError> {
         match timeout(REPLIES, self.replies(commands)).await {
+            Ok(replies) => replies.map_err(LinkError::Failed),
+            Err(_) => Err(LinkError::Timeout),
+        }
+    }
+
+    /// Sends a command to the server of a cluster that is taking over its slot (`ASK`). The replies are that to ASKING
+    /// and that to the command.
+    pub(crate) async fn run_at(&mut self, (host, port): (String, u16), command: Cmd) -> Result<Vec<Value>, LinkError> {
+        let Self::Cluster(connection) = self else { return self.run(vec![command]).await };
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("ASKING").add_command(command);
+        let replies = connection.route_pipeline(pipeline, 0, 2, SingleNodeRoutingInfo::ByAddress { host, port });
+        match timeout(REPLIES, replies).await {
             Ok(replies) => replies.map_err(LinkError::Failed),
             Err(_) => Err(LinkError::Timeout),
         }
@@ -131,14 +150,23 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// Opens a connection for commands.
+    /// Opens a connection for commands. In a cluster, a command is sent again if its fate is unknown.
     pub(crate) async fn open(&self) -> Result<RedisLink, LinkError> {
+        self.open_with(2).await
+    }
+
+    /// Opens a connection for commands that must not be executed twice: none is sent again.
+    pub(crate) async fn open_without_retries(&self) -> Result<RedisLink, LinkError> {
+        self.open_with(0).await
+    }
+
+    async fn open_with(&self, retries: u32) -> Result<RedisLink, LinkError> {
         let opening = async {
             match &self.address.place {
                 RedisPlace::Cluster(nodes) => {
                     let mut builder = ClusterClient::builder(nodes.iter().map(|node| self.node(node)))
                         .use_protocol(ProtocolVersion::RESP3)
-                        .retries(2)
+                        .retries(retries)
                         .connection_timeout(REPLIES)
                         .response_timeout(REPLIES);
                     if self.address.tls {

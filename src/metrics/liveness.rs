@@ -31,8 +31,8 @@ pub struct CareSeries {
     /// Suspect sockets, and sockets by quality, of each upstream.
     seen: Mutex<BTreeMap<String, (u32, [u32; Quality::ALL.len()])>>,
     broadcast: [IntCounter; Fate::ALL.len()],
-    /// Messages of the backend, by way and by whether they were sent.
-    emits: [[IntCounter; 2]; EmitVia::ALL.len()],
+    /// Messages of the backend, by way and by result.
+    emits: [[IntCounter; EmitResult::ALL.len()]; EmitVia::ALL.len()],
 }
 
 /// Ways of the backend's messages to clients.
@@ -55,6 +55,27 @@ impl EmitVia {
     }
 }
 
+/// Results of the backend's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EmitResult {
+    Published,
+    Failed,
+    /// Refused: too many are under way, or were sent in a second.
+    Limited,
+}
+
+impl EmitResult {
+    const ALL: [Self; 3] = [Self::Published, Self::Failed, Self::Limited];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Failed => "failed",
+            Self::Limited => "limited",
+        }
+    }
+}
+
 impl CareSeries {
     #[rustfmt::skip]
     pub(crate) fn new(r: &Registrar) -> prometheus::Result<Self> {
@@ -67,11 +88,12 @@ impl CareSeries {
              other_kind (the broadcast has no text or no event for it), closing, slow.",
             &["result"], r)?;
         let emits = counters!("stickyd_emits_total",
-            "Messages of the backend (POST /api/v1/emit) by the way of the upstream, and by result: published, failed.",
+            "Messages of the backend (POST /api/v1/emit) by the way of the upstream, and by result: published, failed, \
+             limited (too many were under way, or were sent in a second).",
             &["via", "result"], r)?;
         Ok(Self {
             emits: EmitVia::ALL.map(|via| {
-                ["published", "failed"].map(|result| emits.with_label_values(&[via.word(), result]))
+                EmitResult::ALL.map(|result| emits.with_label_values(&[via.word(), result.word()]))
             }),
             trips,
             seen: Mutex::default(),
@@ -100,8 +122,8 @@ impl CareSeries {
     }
 
     /// Counts a message of the backend.
-    pub(crate) fn emitted(&self, via: EmitVia, is_published: bool) {
-        if let Some(counter) = self.emits.get(via as usize).and_then(|of| of.get(usize::from(!is_published))) {
+    pub(crate) fn emitted(&self, via: EmitVia, result: EmitResult) {
+        if let Some(counter) = self.emits.get(via as usize).and_then(|of| of.get(result as usize)) {
             counter.inc();
         }
     }

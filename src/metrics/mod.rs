@@ -44,7 +44,7 @@ pub(crate) use fleet::FleetSeries;
 pub(crate) use http2::Http2Series;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
-pub(crate) use liveness::EmitVia;
+pub(crate) use liveness::{EmitResult, EmitVia};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
 pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
@@ -121,7 +121,7 @@ impl Metrics {
                 &["to", "result"], r)?,
             spans: counters!("stickyd_spans_total",
                 "Spans of traces by result: sent, failed (the receiver did not take them), dropped (the queue was full, \
-                 or stickyd stopped). A build without the feature otel makes none.", &["result"], r)?,
+                 [telemetry] was removed, or stickyd stopped). A build without the feature otel makes none.", &["result"], r)?,
             events: Events::new(),
             responses: responses::ResponsesSeries::new(&r)?,
             workers: worker::WorkersSeries::default(),

@@ -220,7 +220,7 @@ fn config(all: &mut Vec<Problem>, shared: &Shared) {
             what: "a certificate or key in the configuration file cannot be used".to_owned(),
             many: "certificates or keys cannot be used".to_owned(),
             why,
-            meaning: "The certificates before it stay in use, and may expire".to_owned(),
+            meaning: "The certificates that were loaded before stay in use, and may expire".to_owned(),
             todo: format!("stickyd check {file}"),
             ..problem(Topic::Certificate, "certificate_failed", "", "")
         });

@@ -242,7 +242,7 @@ impl Record {
 fn begin_trace<B>(conn: &Conn, rules: &GlobalRules, request: &Request<B>) -> RequestTrace {
     let origin = || {
         let client = headers::client(conn, request.headers());
-        RequestOrigin { client: client.address, secure: client.secure, http2: conn.http2 }
+        RequestOrigin { client: client.address, trusted: conn.trusted, secure: client.secure, http2: conn.http2 }
     };
     RequestTrace::begin(&conn.thread.shared.traces, rules.telemetry.as_ref(), request, origin)
 }

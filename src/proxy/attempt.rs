@@ -139,11 +139,7 @@ pub(crate) fn attempt(
                 }
                 Err(failure) => failure,
             };
-            let is_over = ends(&mut span, &failure, max_idle);
-            request = again(job, worker, failure, kept, max_idle)?;
-            if is_over {
-                span = job.trace.attempt(&mut request, &worker.name, &worker.address);
-            }
+            request = again(job, worker, failure, kept, max_idle, &mut span)?;
             if job.resent.get() {
                 tokio::time::sleep(DYING).await;
             }
@@ -151,18 +147,6 @@ pub(crate) fn attempt(
             max_idle = Duration::ZERO;
         }
     }
-}
-
-/// Ends the span of an attempt that failed, and returns whether it did: one whose request was not sent goes on over
-/// another connection, if there is a second round.
-fn ends(span: &mut AttemptSpan, failure: &Failure, max_idle: Duration) -> bool {
-    match failure {
-        Failure::Unsent(_) if !max_idle.is_zero() => return false,
-        Failure::Unsent(_) => span.failed("connect_failed"),
-        Failure::Broken { .. } => span.failed("connection_broken"),
-        Failure::TimedOut { .. } => span.failed("timeout"),
-    }
-    true
 }
 
 /// The word for a failed connect in traces.
@@ -207,7 +191,8 @@ fn patience(job: &Job) -> Duration {
     }
 }
 
-/// Returns the request for another round at the same worker, or the failure for `forward`.
+/// Returns the request for another round at the same worker, or the failure for `forward`. Ends the span of the
+/// attempt, except for a request that was not sent: its attempt goes on over a new connection.
 #[allow(clippy::result_large_err, reason = "moved once, and only where an attempt failed")]
 fn again(
     job: &Job,
@@ -215,22 +200,28 @@ fn again(
     failure: Failure,
     kept: bool,
     max_idle: Duration,
+    span: &mut AttemptSpan,
 ) -> Result<Request<Outgoing>, Missed> {
     match failure {
         Failure::Unsent(back) if !max_idle.is_zero() => Ok(*back),
         // A new connection that ends before it takes a byte is a failed connect: something else accepts for the worker.
         Failure::Unsent(back) => {
+            span.failed("connect_failed");
             let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
             Err(unreached(job, worker, error, *back))
         }
         Failure::Broken { error, heard, head } => {
             tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, answer_begun = heard,
                 "worker gave no valid response");
+            span.failed(if error.is_clients() { "client_body" } else { "connection_broken" });
             let again = head.filter(|_| !heard).and_then(|head| retry::request(&head));
             match again.filter(|_| retry::try_take_resend(job, clock::now_ms())) {
                 // The end of a kept connection may be a race with its idle time-out, so it does not count against the
                 // worker.
-                Some(again) if kept => Ok(again),
+                Some(mut again) if kept => {
+                    *span = job.trace.attempt(&mut again, &worker.name, &worker.address);
+                    Ok(again)
+                }
                 Some(again) => {
                     broken(job, worker);
                     Err(Missed::Lost(again))
@@ -240,6 +231,7 @@ fn again(
             }
         }
         Failure::TimedOut { uploading } => {
+            span.failed("timeout");
             worker.series.timeouts.inc();
             // An open poll is silent by nature. While the client has not sent its whole body, the delay may be the
             // client's.

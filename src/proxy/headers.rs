@@ -135,7 +135,7 @@ pub(super) fn is_host(text: &str) -> bool {
     (port.is_empty() || is_port(port)) && !name.is_empty() && has_labels
 }
 
-/// Whether a byte may be part of a host's name, for each byte: a look takes half of the instructions of a comparison.
+/// Whether a byte may be part of a host's name, for each byte: a table, because every byte of each host is checked.
 static OF_NAME: [bool; 256] = {
     let mut all = [false; 256];
     let mut byte = 0;
@@ -192,7 +192,8 @@ pub(crate) fn to_worker(conn: &Conn, client: Client, parts: &mut Parts, ask: &Re
     }
     tell_certificate(conn, headers);
     headers.insert(FORWARDED_FOR, forwarded_for);
-    // Before the other fields are set, because it follows from those that the proxy sent. Another client's was removed.
+    // Before the other fields are set, because the port follows from those that the trusted proxy sent. The field of an
+    // untrusted client has been removed above.
     if !conn.trusted || !headers.contains_key(FORWARDED_PORT) {
         let port = told::port(conn, client, headers);
         headers.insert(FORWARDED_PORT, port);

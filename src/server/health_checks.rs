@@ -61,7 +61,8 @@ async fn introduce(workers: Vec<Arc<Worker>>, health: HealthKind, introduces: bo
 }
 
 /// What helps if the workers of a stickyd in a container are at an address of the loopback interface.
-const CONTAINER: &str = "127.0.0.1 in a container is the container itself: write the name of the application's service";
+const CONTAINER: &str = "in a container, 127.0.0.1 reaches only programs of this container, or of those that share its \
+    network: elsewhere, write the name of the application's service";
 
 /// Whether a worker that nothing has answered for is looked for in the container of stickyd, whose process is the first
 /// one of a container.

@@ -1,8 +1,7 @@
-//! Upkeep of a live socket: round-trip measurements, Pings sent by stickyd, broadcast messages, and giving up a dead
-//! client.
+//! Upkeep of a live socket: round-trip measurements, Pings sent by stickyd, and giving up a dead client.
 //!
 //! Other threads leave a request on the socket and wake its tunnel's task, which checks a single flag. Not in this
-//! module: when requests are made (`crate::vigil`, `admin::broadcast`), and what the tunnel does with them
+//! module: messages (`posts`), when requests are made (`crate::vigil`), and what the tunnel does with them
 //! (`tunnel::relay`).
 
 use std::sync::Arc;
@@ -10,9 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::backend_labels::BackendLabels;
+use super::posts::PostQueue;
 use super::socket::{ASKED, GIVEN_UP, LIVE, POSTED, Socket, TUNNEL};
 use super::{CloseOrder, SocketKind, Transport, lock};
-use crate::broadcast::{Fate, Posted};
+use crate::broadcast::Fate;
 use crate::clock::Seconds;
 use crate::fleet::users::UserPlace;
 use crate::websocket::frames::Signal;
@@ -28,8 +28,8 @@ pub(crate) struct Care {
     quality: Option<Quality>,
     /// Close frame that the tunnel is to send and end with, by an operator's command.
     pub(crate) order: Option<CloseOrder>,
-    /// Message that waits for the tunnel to take it; one at a time.
-    post: Option<Box<Posted>>,
+    /// Messages that wait for the tunnel to take them; made with the first.
+    pub(super) posts: Option<Box<PostQueue>>,
     /// Labels that the backend has set; never empty.
     pub(super) labels: Option<Arc<BackendLabels>>,
     /// Place among the sockets of its user in the fleet.
@@ -42,10 +42,10 @@ impl Care {
         (self.trips.clone(), self.quality)
     }
 
-    /// Clears what concerned only the tunnel, which has ended; returns the message that the tunnel did not take.
-    pub(crate) fn leave(&mut self) -> Option<Box<Posted>> {
+    /// Clears what concerned only the tunnel, which has ended; returns the messages that the tunnel did not take.
+    pub(crate) fn leave(&mut self) -> Option<Box<PostQueue>> {
         (self.order, self.asked_s) = (None, None);
-        self.post.take()
+        self.posts.take()
     }
 }
 
@@ -65,7 +65,7 @@ impl Socket {
         self.with_care(|care| care.quality = Some(quality));
     }
 
-    fn with_care<R>(&self, f: impl FnOnce(&mut Care) -> R) -> R {
+    pub(super) fn with_care<R>(&self, f: impl FnOnce(&mut Care) -> R) -> R {
         f(lock(&self.cold).care.get_or_insert_default())
     }
 
@@ -154,25 +154,6 @@ impl Socket {
         let socket_io = self.kind() == SocketKind::EngineIo;
         let known = !socket_io || self.with_texts(|sid, _| !sid.is_empty());
         if known { Ok(socket_io) } else { Err(Fate::NotReady) }
-    }
-
-    /// Hands a message to the tunnel; a message that is still waiting is counted as too slow.
-    pub fn post(&self, posted: Posted) {
-        let posted = Box::new(posted);
-        let before = self.with_care(|care| care.post.replace(posted));
-        if let Some(before) = before {
-            before.missed(Fate::Slow);
-        }
-        self.call(POSTED);
-    }
-
-    /// Takes the message that waits for the tunnel.
-    pub fn posted(&self) -> Option<Posted> {
-        if !self.heeds(POSTED) {
-            return None;
-        }
-        let posted = self.with_care(|care| care.post.take());
-        posted.map(|posted| *posted)
     }
 }
 

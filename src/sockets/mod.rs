@@ -17,6 +17,7 @@ mod common;
 mod filter;
 mod holders;
 pub(crate) mod labels;
+mod posts;
 pub(crate) mod row;
 mod socket;
 pub(crate) mod socket_id;
@@ -212,6 +213,12 @@ impl Sockets {
             .get(shard)
             .map(|shard| lock(shard).entries.iter().map(|(_, one)| one.clone()).collect())
             .unwrap_or_default()
+    }
+
+    /// Returns the first socket of one shard that fits. The shard's lock is held meanwhile.
+    pub(crate) fn find_in(&self, shard: usize, fits: impl Fn(&Socket) -> bool) -> Option<Arc<Socket>> {
+        let shard = self.shards.get(shard).map(lock)?;
+        shard.entries.iter().map(|(_, socket)| socket).find(|socket| fits(socket)).cloned()
     }
 
     /// Returns the socket with this id.

@@ -177,6 +177,11 @@ impl Socket {
         }
     }
 
+    /// Whether this is the socket's sid.
+    pub(crate) fn has_sid(&self, sid: &[u8]) -> bool {
+        lock(&self.cold).texts.sid() == sid
+    }
+
     /// Address of the socket's client.
     pub fn address(&self) -> IpAddr {
         lock(&self.cold).texts.address()

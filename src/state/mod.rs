@@ -26,6 +26,7 @@ use crate::client_limits::ClientLimits;
 use crate::config::jwt::KeySource;
 use crate::config::{self, AdminAddress, Config};
 use crate::descriptors;
+use crate::emit::EmitRates;
 use crate::events::Events;
 use crate::fleet::Fleet;
 use crate::history::History;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub discoveries: Discoveries,
     /// Limits of client connections, per address and in total.
     pub caps: Arc<ClientLimits>,
+    /// Rates of the backend's messages.
+    pub emit_rates: EmitRates,
     /// What guards remember of sessions and their clients.
     pub(crate) admissions: Admissions,
     /// Number of client connections open now.
@@ -195,6 +198,7 @@ impl Shared {
             limits: ArcSwap::from_pointee(config.limits.clone()),
             replay: Replay::new(config.limits.replay_bytes),
             discoveries: Discoveries::new(&config.limits),
+            emit_rates: EmitRates::default(),
             admissions: Admissions::new(&config.limits),
             clients: AtomicUsize::new(0),
             secret,

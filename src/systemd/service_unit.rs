@@ -1,7 +1,12 @@
 //! What the unit of a service says about its user, and about what that user cannot see: the unit with its drop-ins.
 //!
-//! Read from the files and not asked of systemd, so that it works before the first start, and in an image. Left out:
-//! settings that hide parts of the file system by other means (RootDirectory=, BindPaths=), and templates.
+//! Read from the files and not asked of systemd, so that it works before the first start, and in an image.
+//!
+//! Left out: settings that change the file system by other means (RootDirectory=, RootImage=, MountImages=,
+//! BindPaths=, TemporaryFileSystem=, PrivateDevices=); credentials that systemd finds itself, gets from a socket or
+//! decrypts (LoadCredential= without an absolute path, ImportCredential=, LoadCredentialEncrypted=, SetCredential=);
+//! capabilities (AmbientCapabilities=, CapabilityBoundingSet=), PrivateUsers= and security modules; specifiers (`%n`),
+//! quoted values, templates, drop-ins for several units (service.d), and units that only systemd knows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,7 +62,7 @@ impl ServiceUnit {
     /// Reads a unit by its name (`stickyd.service` or `stickyd`), or by the path of its file.
     ///
     /// # Errors
-    /// There is no such unit, or it cannot be read.
+    /// There is no such unit, it is masked, or it cannot be read.
     pub(crate) fn find(named: &str) -> Result<Self, String> {
         let folders = FOLDERS.map(PathBuf::from);
         let (name, folders) = match Path::new(named).parent().filter(|_| named.contains('/')) {
@@ -70,6 +75,10 @@ impl ServiceUnit {
             let places = folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ");
             return Err(format!("there is no unit {name} in {places}\n  = help: {help}"));
         };
+        if is_masked(&file) {
+            let help = format!("systemctl unmask {name}");
+            return Err(format!("{name} is masked by {}, so that it cannot start\n  = help: {help}", file.display()));
+        }
         let mut settings = Vec::new();
         for part in std::iter::once(file).chain(drop_ins(&folders, &name)) {
             let text =
@@ -90,7 +99,7 @@ impl ServiceUnit {
     }
 
     pub(crate) fn is_on(&self, key: &str) -> bool {
-        self.last(key).is_some_and(|value| matches!(value, "yes" | "true" | "on" | "1"))
+        self.last(key).is_some_and(is_yes)
     }
 
     /// All values of a setting since the last empty one, which takes back those before it.
@@ -118,12 +127,14 @@ impl ServiceUnit {
         let mut hide = |folders: &[&str], setting: String| {
             all.extend(folders.iter().map(|folder| HiddenFolder { folder: folder.into(), setting: setting.clone() }));
         };
-        if let Some(value @ ("yes" | "true" | "on" | "1" | "tmpfs")) = self.last("ProtectHome") {
+        if let Some(value) = self.last("ProtectHome").filter(|value| is_yes(value) || *value == "tmpfs") {
             hide(&["/home", "/root", "/run/user"], format!("ProtectHome={value}"));
         }
         // DynamicUser= implies a private /tmp (systemd.exec(5)).
-        if self.is_on("PrivateTmp") || self.is_on("DynamicUser") {
-            hide(&["/tmp", "/var/tmp"], "PrivateTmp=yes".to_owned());
+        let is_private = |value: &&str| is_yes(value) || *value == "disconnected";
+        let private = self.last("PrivateTmp").filter(is_private);
+        if let Some(value) = private.or_else(|| self.is_on("DynamicUser").then_some("yes")) {
+            hide(&["/tmp", "/var/tmp"], format!("PrivateTmp={value}"));
         }
         for path in self.words("InaccessiblePaths") {
             hide(&[path.trim_start_matches(['-', '+'])], format!("InaccessiblePaths={path}"));
@@ -131,15 +142,50 @@ impl ServiceUnit {
         all
     }
 
-    /// The credentials that systemd copies for the service; those that it is to find itself have no path of their own.
+    /// The credentials that systemd copies for the service from absolute paths. One that has a value in the unit, too,
+    /// is left out, because its file may be missing.
     pub(crate) fn credentials(&self) -> Vec<UnitCredential> {
         let folder = Path::new("/run/credentials").join(&self.name);
+        let name_of = |value: &str| value.split(':').next().map(str::to_owned);
+        let given: Vec<_> = self.values("SetCredential").into_iter().filter_map(name_of).collect();
         let one = |value: &str| {
             let (name, from) = value.split_once(':')?;
-            Some(UnitCredential { at: folder.join(name), from: PathBuf::from(from) })
+            let is_known = from.starts_with('/') && !from.contains('%') && !given.iter().any(|given| given == name);
+            is_known.then(|| UnitCredential { at: folder.join(name), from: PathBuf::from(from) })
         };
-        self.words("LoadCredential").into_iter().filter_map(one).collect()
+        self.values("LoadCredential").into_iter().filter_map(one).collect()
     }
+}
+
+impl UnitCredential {
+    /// The files of the credential: itself; the files of a folder, each as `NAME_FILE`; nothing for a socket.
+    pub(crate) fn files(self) -> Vec<Self> {
+        let Ok(kind) = std::fs::metadata(&self.from) else { return vec![self] };
+        if !kind.is_dir() {
+            return if kind.is_file() { vec![self] } else { Vec::new() };
+        }
+        let entries = std::fs::read_dir(&self.from).into_iter().flatten().flatten();
+        // Links are left out, as systemd does.
+        let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        let one = |entry: std::fs::DirEntry| {
+            let mut at = self.at.clone().into_os_string();
+            at.push("_");
+            at.push(entry.file_name());
+            Self { at: at.into(), from: entry.path() }
+        };
+        files.map(one).collect()
+    }
+}
+
+/// Whether a value of a setting means yes (`parse_boolean` of systemd).
+fn is_yes(value: &str) -> bool {
+    ["1", "yes", "y", "true", "t", "on"].iter().any(|yes| value.eq_ignore_ascii_case(yes))
+}
+
+/// Whether a unit is turned off: its file is empty, or a link to /dev/null (systemd.unit(5)).
+fn is_masked(file: &Path) -> bool {
+    let is_null = std::fs::canonicalize(file).is_ok_and(|file| file == Path::new("/dev/null"));
+    is_null || std::fs::metadata(file).is_ok_and(|kind| kind.is_file() && kind.len() == 0)
 }
 
 /// The drop-ins of a unit: in the order of their names, each from the first folder that has one of its name.
@@ -205,10 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn yes_is_written_as_systemd_takes_it() {
+        for yes in ["1", "yes", "y", "Y", "true", "t", "TRUE", "On"] {
+            let unit = unit(&format!("[Service]\nDynamicUser={yes}\nProtectHome={yes}"));
+            let hidden: Vec<_> = unit.hidden().into_iter().map(|one| one.setting).collect();
+            let [home, tmp] = [format!("ProtectHome={yes}"), "PrivateTmp=yes".to_owned()];
+            assert_eq!(hidden, [&home, &home, &home, &tmp, &tmp].map(String::clone), "{yes}");
+        }
+        for (value, count) in [("no", 0), ("n", 0), ("0", 0), ("off", 0), ("read-only", 0), ("tmpfs", 3)] {
+            assert_eq!(unit(&format!("[Service]\nProtectHome={value}")).hidden().len(), count, "{value}");
+        }
+        let unit = unit("[Service]\nPrivateTmp=disconnected");
+        assert_eq!(unit.hidden()[0].setting, "PrivateTmp=disconnected");
+    }
+
+    #[test]
     fn hidden_folders_and_credentials_have_their_origin() {
         let unit = unit(
             "[Service]\nProtectHome=read-only\nInaccessiblePaths=-/srv/other +/opt/x\n\
-             LoadCredential=key.pem:/etc/keys/key.pem\nLoadCredential=found",
+             LoadCredential=key.pem:/etc/keys/key.pem\nLoadCredential=found\nLoadCredential=other:relative\n\
+             LoadCredential=x:/etc/%n/x\nLoadCredential=y:/etc/y\nSetCredential=y:its value: this",
         );
         let hidden: Vec<_> = unit.hidden().into_iter().map(|one| (one.folder, one.setting)).collect();
         let hides = |folder: &str, path: &str| (PathBuf::from(folder), format!("InaccessiblePaths={path}"));

@@ -58,6 +58,11 @@ impl TraceContext {
         self.flags & SAMPLED != 0
     }
 
+    /// The same context, of a trace that is not recorded.
+    pub(super) fn unsampled(self) -> Self {
+        Self { flags: self.flags & !SAMPLED, ..self }
+    }
+
     /// Writes the context into a request; `is_new` if the trace began here, so that the state of no other is kept.
     pub(super) fn write(&self, is_new: bool, headers: &mut HeaderMap) {
         if is_new {

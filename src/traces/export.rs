@@ -20,6 +20,7 @@ use super::otlp::{self, Taken};
 use super::queue::Traces;
 use crate::config::Telemetry;
 use crate::outbound::{Outbound, OutboundSettings};
+use crate::telemetry::{Rarely, say_full};
 
 /// Maximum number of spans in one request to the receiver.
 const BATCH: usize = 512;
@@ -27,11 +28,18 @@ const BATCH: usize = 512;
 /// Time for which spans are collected into one request.
 const GATHER: Duration = Duration::from_secs(1);
 
+/// Maximum number of requests per second to the receiver. It is a bound for a receiver that answers at once; requests
+/// wait for each other's answers, so that the receiver sets the pace.
+const PER_SECOND: u64 = 1_000;
+
 /// Number of attempts to send one batch.
 const ATTEMPTS: u32 = 4;
 
 /// Wait before the second attempt; each further wait is twice as long.
 const WAIT: Duration = Duration::from_secs(1);
+
+/// Interval in milliseconds between two warnings of one kind: a receiver may refuse every batch.
+const SAY_MS: u64 = 60_000;
 
 /// Time that waiting spans get when stickyd stops.
 const LAST: Duration = Duration::from_secs(2);
@@ -50,7 +58,7 @@ pub(crate) async fn keep(traces: Arc<Traces>, rules: impl Fn() -> Option<Arc<Tel
         () = overdue => {}
     }
     let waiting = std::iter::from_fn(|| spans.try_recv().ok()).count();
-    sender.lost(sender.pending + batch.len() + waiting);
+    sender.lost(batch.len() + waiting);
 }
 
 /// Sends batches until `stop`, and then what is in the queue.
@@ -93,23 +101,27 @@ async fn gather(spans: &mut mpsc::Receiver<Span>, batch: &mut Vec<Span>, stop: &
 /// The client of the present receiver.
 struct SpanSender {
     traces: Arc<Traces>,
-    client: Option<(Arc<Telemetry>, Outbound)>,
+    /// The receiver that is configured now, and its client; no client if it could not be set up.
+    receiver: Option<(Arc<Telemetry>, Option<Outbound>)>,
     /// Connections of the client.
     tasks: TaskTracker,
-    /// Whether the last batch was not taken.
-    failing: bool,
+    /// Whether the log says that batches are not taken.
+    is_failing: bool,
+    failures: Rarely,
+    rejections: Rarely,
     /// Number of spans in the batch that is under way.
     pending: usize,
 }
 
 impl SpanSender {
     fn new(traces: Arc<Traces>) -> Self {
-        Self { traces, client: None, tasks: TaskTracker::new(), failing: false, pending: 0 }
+        let (failures, rejections) = (Rarely::new(), Rarely::new());
+        Self { traces, receiver: None, tasks: TaskTracker::new(), is_failing: false, failures, rejections, pending: 0 }
     }
 
     /// Follows a reloaded configuration.
     fn follow(&mut self, rules: Option<Arc<Telemetry>>) {
-        let is_same = match (&self.client, &rules) {
+        let is_same = match (&self.receiver, &rules) {
             (Some((old, _)), Some(new)) => old == new,
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -117,17 +129,28 @@ impl SpanSender {
         if is_same {
             return;
         }
-        self.client = rules.and_then(|rules| {
-            let settings = OutboundSettings { idle: 1, ..OutboundSettings::new(rules.target.authorities.clone()) };
+        self.receiver = rules.map(|rules| {
+            let authorities = rules.target.authorities.clone();
+            let settings = OutboundSettings { per_second: PER_SECOND, idle: 1, ..OutboundSettings::new(authorities) };
             let made = Outbound::new(&settings, &self.tasks);
-            let made = made.inspect_err(|error| tracing::error!(%error, "traces cannot be sent"));
-            Some((rules, made.ok()?))
+            let made = made.inspect_err(|error| {
+                tracing::error!(%error, "traces cannot be sent; stickyd_spans_total counts what is lost");
+            });
+            (rules, made.ok())
         });
     }
 
     /// Sends a batch, and counts what became of its spans. Once stickyd stops, one more attempt is made.
     async fn send(&mut self, spans: Vec<Span>, stop: &CancellationToken) {
-        let Some((rules, client)) = self.client.clone() else { return self.lost(spans.len()) };
+        let (rules, client) = match &self.receiver {
+            Some((rules, Some(client))) => (rules.clone(), client.clone()),
+            // The log has had the reason since the configuration was read.
+            Some((_, None)) => return self.traces.failed.inc_by(whole(spans.len())),
+            None => {
+                say_full!(count = spans.len(), "spans of traces are dropped: [telemetry] was removed");
+                return self.traces.dropped.inc_by(whole(spans.len()));
+            }
+        };
         self.pending = spans.len();
         let body = Bytes::from(otlp::body(&rules, spans));
         let (mut wait, mut stopped) = (WAIT, false);
@@ -145,38 +168,44 @@ impl SpanSender {
     }
 
     fn taken(&mut self, rejected: u64, why: &str) {
-        let count = self.settled();
+        let count = self.take_pending();
         let rejected = rejected.min(count);
         self.traces.sent.inc_by(count - rejected);
         self.traces.failed.inc_by(rejected);
-        if rejected > 0 {
+        if rejected > 0 && self.rejections.try_pass(SAY_MS) {
             tracing::warn!(rejected, why, "the receiver of traces has rejected spans");
         }
-        if std::mem::replace(&mut self.failing, false) {
+        if std::mem::replace(&mut self.is_failing, false) {
             tracing::info!("traces are sent again");
         }
     }
 
     fn refused(&mut self, why: &str) {
-        let count = self.settled();
+        let count = self.take_pending();
         self.traces.failed.inc_by(count);
-        if !std::mem::replace(&mut self.failing, true) {
+        if !self.is_failing && self.failures.try_pass(SAY_MS) {
+            self.is_failing = true;
             tracing::warn!(why, "traces are not sent; stickyd_spans_total counts what is lost");
         }
     }
 
-    /// The number of spans of the batch that is no longer under way.
-    fn settled(&mut self) -> u64 {
-        u64::try_from(std::mem::take(&mut self.pending)).unwrap_or_default()
+    /// Takes the number of spans in the batch that was under way.
+    fn take_pending(&mut self) -> u64 {
+        whole(std::mem::take(&mut self.pending))
     }
 
-    /// Counts spans that nothing was tried with, or not to the end.
-    fn lost(&self, count: usize) {
-        self.traces.dropped.inc_by(u64::try_from(count).unwrap_or_default());
+    /// Counts spans that could not be sent before stickyd stopped.
+    fn lost(&mut self, waiting: usize) {
+        let count = self.take_pending().saturating_add(whole(waiting));
+        self.traces.dropped.inc_by(count);
         if count > 0 {
-            tracing::warn!(count, "spans of traces were not sent: stickyd stops, or [telemetry] was removed");
+            tracing::warn!(count, "spans of traces were not sent: stickyd stops");
         }
     }
+}
+
+fn whole(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 async fn post(rules: &Telemetry, client: &Outbound, body: Bytes) -> Taken {
@@ -192,3 +221,6 @@ async fn post(rules: &Telemetry, client: &Outbound, body: Bytes) -> Taken {
         Err(fault) => Taken::Later(fault.to_string(), None),
     }
 }
+
+#[cfg(test)]
+mod tests;

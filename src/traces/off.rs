@@ -1,4 +1,4 @@
-//! Stands for traces in a build without them: types without a size, whose methods do nothing.
+//! Types that a build without traces uses in place of the real ones. They have no size, and their methods do nothing.
 
 #![allow(clippy::needless_pass_by_ref_mut, reason = "the same signatures as with traces")]
 
@@ -9,7 +9,7 @@ use hyper::{Request, StatusCode};
 
 use crate::config::Address;
 
-/// The trace of no request.
+/// Stands for the trace of a request; there is none in this build.
 #[derive(Clone)]
 pub(crate) struct NoTrace;
 
@@ -37,7 +37,7 @@ impl NoTrace {
     }
 }
 
-/// The span of no attempt.
+/// Stands for the span of an attempt; there is none in this build.
 pub(crate) struct NoSpan;
 
 impl NoSpan {

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prometheus::{IntCounter, IntCounterVec};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::locks::lock;
 use crate::telemetry::say_full;
 
-/// Maximum number of spans that wait to be sent. With the longest texts of clients they take 8 MB.
+/// Maximum number of spans that wait to be sent. With the longest texts of clients each takes less than 4,000 bytes
+/// (`span::tests`), all together less than 16 MB.
 const QUEUE: usize = 4_096;
 
 /// Where finished spans go.
@@ -38,9 +39,14 @@ impl Traces {
 
     /// Puts a span into the queue, or drops it if the queue is full. Never waits.
     pub(super) fn put(&self, span: Span) {
-        if self.queue.try_send(span).is_err() {
-            self.dropped.inc();
-            say_full!("spans of traces are dropped: their receiver takes too few");
+        let Err(why) = self.queue.try_send(span) else { return };
+        self.dropped.inc();
+        match why {
+            TrySendError::Full(_) => {
+                say_full!("spans of traces are dropped: the queue is full; lower `sample`, or check the receiver");
+            }
+            // stickyd stops, and the last spans have been sent.
+            TrySendError::Closed(_) => tracing::debug!("a span of traces is dropped: stickyd stops"),
         }
     }
 

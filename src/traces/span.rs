@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hyper::header::{HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::uri::Authority;
 use hyper::{Method, Request, StatusCode, Version};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -55,6 +56,8 @@ struct OpenTrace {
 /// What a request's connection tells about it.
 pub(crate) struct RequestOrigin {
     pub(crate) client: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub(crate) trusted: bool,
     pub(crate) secure: bool,
     pub(crate) http2: bool,
 }
@@ -119,7 +122,8 @@ impl RequestTrace {
         let resends = trace.attempts.replace(trace.attempts.get().saturating_add(1));
         let is_sampled = trace.own.is_sampled();
         AttemptSpan(is_sampled.then(|| {
-            let mut facts = vec![text("http.request.method", trace.method.as_str()), text("stickyd.worker", worker)];
+            let mut facts = vec![text("stickyd.worker", worker)];
+            add_method(&mut facts, &trace.method);
             match address {
                 Address::Tcp(address) => {
                     facts.push(text("server.address", &address.ip().to_string()));
@@ -135,7 +139,7 @@ impl RequestTrace {
     }
 }
 
-/// A span that is under way, of one attempt at a worker. If it is dropped first, the client has left.
+/// The span of one attempt at a worker, from its begin on. If it is dropped before it has ended, the client has left.
 pub(crate) struct AttemptSpan(Option<Box<OpenAttempt>>);
 
 struct OpenAttempt {
@@ -181,13 +185,15 @@ impl OpenAttempt {
 
 impl OpenTrace {
     /// Begins the span of a request. `None` if its caller does not record the trace: the request then stays untouched.
+    /// A client may ask for every request to be recorded. Only a trusted proxy gets that without the `sample`.
     fn begin<B>(traces: &Arc<Traces>, rules: &Telemetry, request: &Request<B>, origin: &RequestOrigin) -> Option<Self> {
         let caller = TraceContext::of(request.headers());
         if caller.is_some_and(|caller| !caller.is_sampled()) {
             return None;
         }
         let own = match caller {
-            Some(caller) => TraceContext { span: span_id(), ..caller },
+            Some(caller) if origin.trusted || is_in_sample(rules.sample) => TraceContext { span: span_id(), ..caller },
+            Some(caller) => TraceContext { span: span_id(), ..caller.unsampled() },
             None => {
                 let [unsampled, sampled] = FLAGS;
                 let flags = if is_in_sample(rules.sample) { sampled } else { unsampled };
@@ -265,21 +271,15 @@ fn finished(mut span: Span, mut facts: Vec<KeyValue>, error: Option<String>) -> 
 
 /// The facts of a request's head.
 fn head<B>(request: &Request<B>, origin: &RequestOrigin) -> Vec<KeyValue> {
-    let method = request.method();
     let mut facts = Vec::with_capacity(14);
-    match method_shown(method) {
-        Some(method) => facts.push(text("http.request.method", method)),
-        None => {
-            facts.push(text("http.request.method", "_OTHER"));
-            facts.push(text("http.request.method_original", &shown(method.as_str().as_bytes())));
-        }
-    }
+    add_method(&mut facts, request.method());
     facts.push(text("url.scheme", if origin.secure { "https" } else { "http" }));
     facts.push(text("url.path", &shown(request.uri().path().as_bytes())));
-    let field = |name: HeaderName| request.headers().get(name).map(|value| shown(value.as_bytes()));
-    let authority = request.uri().authority().map(|host| shown(host.as_str().as_bytes()));
-    facts.extend(authority.or_else(|| field(HOST)).map(|host| text("server.address", &host)));
-    facts.extend(field(USER_AGENT).map(|agent| text("user_agent.original", &agent)));
+    let field = |name: HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
+    if let Some(host) = request.uri().authority().map(|host| host.as_str().as_bytes()).or_else(|| field(HOST)) {
+        add_host(&mut facts, host);
+    }
+    facts.extend(field(USER_AGENT).map(|agent| text("user_agent.original", &shown(agent))));
     let version = match (origin.http2, request.version()) {
         (true, _) => "2",
         (false, Version::HTTP_10) => "1.0",
@@ -287,6 +287,25 @@ fn head<B>(request: &Request<B>, origin: &RequestOrigin) -> Vec<KeyValue> {
     };
     facts.push(text("network.protocol.version", version));
     facts
+}
+
+/// Adds the method. A client may send any word as its method, which is cut and has an attribute of its own.
+fn add_method(facts: &mut Vec<KeyValue>, method: &Method) {
+    facts.push(text("http.request.method", method_shown(method).unwrap_or("_OTHER")));
+    if method_shown(method).is_none() {
+        facts.push(text("http.request.method_original", &shown(method.as_str().as_bytes())));
+    }
+}
+
+/// Adds the host that the client named, and its port if it named one.
+fn add_host(facts: &mut Vec<KeyValue>, named: &[u8]) {
+    let Ok(host) = Authority::try_from(named) else {
+        return facts.push(text("server.address", &shown(named)));
+    };
+    let name = host.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    facts.push(text("server.address", &shown(address.as_bytes())));
+    facts.extend(host.port_u16().map(|port| number("server.port", port.into())));
 }
 
 /// The method, if it is one of RFC 9110 or PATCH.

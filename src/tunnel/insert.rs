@@ -1,8 +1,9 @@
 //! Frames that stickyd inserts while a tunnel goes on: a Ping, or a broadcast message.
 //!
-//! One of them waits at a time. It is inserted where the observer of the worker's frames finds a place for it
-//! (ARCHITECTURE.md, invariant 5), in sequence with the worker's bytes; nothing else is delayed by it. Out of scope:
-//! the Close, which ends the tunnel (`super::relay`), and the choice of recipients (`crate::broadcast`).
+//! One of them waits for its place at a time; further messages wait at the socket (`sockets::posts`). It is inserted
+//! where the observer of the worker's frames finds a place for it (ARCHITECTURE.md, invariant 5), in sequence with the
+//! worker's bytes; nothing else is delayed by it. Out of scope: the Close, which ends the tunnel (`super::relay`), and
+//! the choice of recipients (`crate::broadcast`).
 
 use bytes::Bytes;
 

@@ -114,14 +114,15 @@ impl Relay {
                 down = step(&mut self.worker, &mut self.client, &mut self.down, cx, lent, ours);
                 self.after_down(down, buffer);
             }
+            let more = own && self.terms.insert.is_none() && self.take_post();
             moved |= matches!(up, DirectionStep::Moved(_)) || matches!(down, DirectionStep::Moved(_));
             moved |= self.up.rest.len() < unsent.0 || (self.down.rest.len() < unsent.1 && !own);
-            if (up, down) == (DirectionStep::Blocked, DirectionStep::Blocked) {
+            if (up, down) == (DirectionStep::Blocked, DirectionStep::Blocked) && !more {
                 return moved;
             }
             // Bytes moved in one direction do not change the other. Anything else may, and gives both another turn.
             ask_up = up != DirectionStep::Blocked || !matches!(down, DirectionStep::Moved(_));
-            ask_down = down != DirectionStep::Blocked || !matches!(up, DirectionStep::Moved(_));
+            ask_down = more || down != DirectionStep::Blocked || !matches!(up, DirectionStep::Moved(_));
         }
         cx.waker().wake_by_ref();
         moved
@@ -210,25 +211,42 @@ impl Relay {
         }
     }
 
-    /// Takes up a Ping or a message that was requested for the client. If the tunnel is closing, or does not carry
-    /// WebSocket frames, it is too late for either.
+    /// Takes up a Ping or a message that was requested for the client.
     fn answer_call(&mut self) {
-        let parts = self.wanted.is_some()
-            || self.down.sink != Sink::Open
-            || self.up.observer.close_seen()
-            || self.down.observer.close_seen()
-            || !self.is_websocket();
+        self.take_post();
+        let parts = self.is_parting();
         let TunnelState { socket, insert, .. } = &mut *self.terms;
-        insert.take_if(|insert| insert.gives_way());
-        match socket.posted() {
-            None => {}
-            Some(posted) if parts => posted.missed(Fate::Closing),
-            Some(posted) if insert.is_some() => posted.missed(Fate::Slow),
-            Some(posted) => *insert = Some(Insert::message(posted)),
-        }
         if socket.take_ping_request() && !parts && insert.is_none() {
             *insert = Some(Insert::ping(socket.asking()));
         }
+    }
+
+    /// Takes the next message that waits for the client, unless another frame is on its way. Returns whether it did.
+    fn take_post(&mut self) -> bool {
+        let parts = self.is_parting();
+        let TunnelState { socket, insert, .. } = &mut *self.terms;
+        insert.take_if(|insert| insert.gives_way());
+        while parts || insert.is_none() {
+            match socket.posted() {
+                None => break,
+                Some(posted) if parts => posted.missed(Fate::Closing),
+                Some(posted) if posted.is_over() => {}
+                Some(posted) => {
+                    *insert = Some(Insert::message(posted));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether it is too late for a Ping or a message: the tunnel is closing, or does not carry WebSocket frames.
+    fn is_parting(&self) -> bool {
+        self.wanted.is_some()
+            || self.down.sink != Sink::Open
+            || self.up.observer.close_seen()
+            || self.down.observer.close_seen()
+            || !self.is_websocket()
     }
 
     /// Whether both sides have sent only valid WebSocket frames so far. Otherwise nothing is inserted.

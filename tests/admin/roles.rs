@@ -8,12 +8,12 @@ use crate::support::raw::{Raw, RawWorker};
 use crate::support::temp::TempDirectory;
 use crate::support::wait::wait_for;
 
-const WRITE: &str = "write-token-0123456789";
+pub(super) const WRITE: &str = "write-token-0123456789";
 const READ: &str = "read-token-0123456789";
-const EMIT: &str = "emit-token-0123456789";
+pub(super) const EMIT: &str = "emit-token-0123456789";
 
 /// The fields of a write that no page of another site can send.
-const OWN: &str = "Content-Type: application/json\r\nX-Stickyd: 1\r\n";
+pub(super) const OWN: &str = "Content-Type: application/json\r\nX-Stickyd: 1\r\n";
 
 /// A stickyd with all three tokens; its admin listener is on loopback, on the network and on a unix socket.
 fn proxy(worker: &RawWorker, directory: &TempDirectory, keys: &str) -> (Proxy, [SocketAddr; 2]) {
@@ -35,7 +35,7 @@ fn proxy(worker: &RawWorker, directory: &TempDirectory, keys: &str) -> (Proxy, [
     (proxy, addresses)
 }
 
-fn bearer(token: &str) -> String {
+pub(super) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 

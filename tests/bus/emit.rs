@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Clients, Fleet};
 use crate::support::admin::{metric, post};
+use crate::support::raw::Raw;
 use crate::support::redis::Redis;
 
 impl Fleet {
@@ -46,7 +47,7 @@ async fn got(clients: &mut Clients, text: &str, wanted: u64, red: u64) {
 }
 
 /// Every kind of recipients, over an adapter of the application.
-async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
+pub(super) async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
     let send = |order: Value| assert_eq!(fleet.emit(&order), (200, json!({"published": true})), "{order}");
     send(json!({"event": "news", "args": ["all"]}));
     got(clients, "all", 12, 6).await;
@@ -61,6 +62,8 @@ async fn reaches_all(fleet: &Fleet, clients: &mut Clients) {
     let long = "ü".repeat(200);
     send(json!({"event": "news", "args": [long, 1, -1, 1.5, null, true, {"a": [[]]}]}));
     got(clients, &long, 12, 6).await;
+    send(json!({"event": "news", "args": [31.245_270_191_439_438]}));
+    got(clients, "31.245270191439438", 12, 6).await;
     got(clients, "unheard", 0, 0).await;
     let (said, is_fine) = fleet.command(&["emit", "news", "command", "--room", "red", "--upstream", "app"]);
     assert!(is_fine && said.starts_with("published"), "{said}");
@@ -75,7 +78,7 @@ async fn over_redis(adapter: &str, mode: &str) {
     let mut clients = fleet.clients(12).await;
     reaches_all(&fleet, &mut clients).await;
     let series = "stickyd_emits_total{result=\"published\",via=\"redis-adapter\"}";
-    assert_eq!(metric(&fleet.stickyd, series), 8.0);
+    assert_eq!(metric(&fleet.stickyd, series), 9.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,6 +172,31 @@ async fn the_bus_counts_and_collects_answers() {
     );
 }
 
+/// Twenty requests at once, and then some in turn: also clients that poll get each once, and the latter in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_the_same_moment_reach_all_clients() {
+    let fleet = Fleet::start(2, &[]).await;
+    let mut clients = fleet.clients(6).await;
+    fleet.wait_linked(2.0);
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let order = json!({"event": "news", "args": [format!("moment{n}.")]});
+            let fleet = &fleet;
+            scope.spawn(move || {
+                let (status, answer) = fleet.emit(&order);
+                assert_eq!((status, &answer["sockets"]), (200, &json!(6)), "{answer}");
+            });
+        }
+    });
+    for n in 0..20 {
+        got(&mut clients, &format!("moment{n}."), 6, 3).await;
+    }
+    for n in 0..20 {
+        assert_eq!(fleet.emit(&json!({"event": "news", "args": [format!("turn{n}")]})).0, 200);
+    }
+    assert_eq!(clients.ask("series turn 20").await, json!({"whole": 6, "lengths": [20, 20, 20, 20, 20, 20]}));
+}
+
 /// The parser of an application is its own affair: the hub sends it data, not packets.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_knows_no_parser() {
@@ -195,6 +223,16 @@ async fn wrong_messages_of_the_backend_are_refused() {
         (json!({"event": "e", "namespace": "chat"}), 422, "must begin with /"),
         (json!({"event": "e", "rooms": "red"}), 422, "`rooms` must be a list"),
         (json!({"event": "e", "rooms": [""]}), 422, "1 to 512 bytes"),
+        (json!({"event": "e", "rooms": []}), 422, "leave it out to reach all clients"),
+        (json!({"event": "e", "rooms": null}), 422, "`rooms` must be a list"),
+        (json!({"event": "e", "rooms": vec!["r"; 1_001]}), 422, "at most 1000 names"),
+        (json!({"event": "e", "except": ["x".repeat(513)]}), 422, "1 to 512 bytes"),
+        (json!({"event": "e", "args": {"0": 1}}), 422, "`args` must be a list"),
+        (json!({"event": "e", "path": "socket.io"}), 422, "must begin with /"),
+        (json!({"event": "e", "path": "/none"}), 404, "has the path `/none`: nothing was sent"),
+        (json!({"event": "e", "ack": true, "timeout": "0s"}), 422, "1ms to 30s"),
+        (json!({"event": "e", "ack": true, "timeout": "5"}), 422, "1ms to 30s"),
+        (json!({"event": "e", "ack": "yes"}), 422, "`ack` must be true or false"),
         (json!({"event": "e", "room": ["red"]}), 422, "unknown field `room`"),
         (json!({"event": "e", "text": "x"}), 422, "via = \"frames\""),
         (json!({"event": "e", "timeout": "5s"}), 422, "needs \"ack\""),
@@ -206,8 +244,23 @@ async fn wrong_messages_of_the_backend_are_refused() {
         assert_eq!(got, status, "{answer}");
         assert!(answer["error"].as_str().unwrap().contains(words), "{answer}");
     }
+    let deep = format!("{{\"event\": \"e\", \"args\": {}{}}}", "[".repeat(200), "]".repeat(200));
+    let odd: [&[u8]; 4] =
+        [deep.as_bytes(), br#"{"event": "\ud800"}"#, br#"{"event": "e", "args": [1e999]}"#, b"\xff{}"];
+    for body in odd {
+        let length = body.len();
+        let head =
+            format!("POST /api/v1/emit HTTP/1.1\r\nHost: localhost\r\nX-Stickyd: 1\r\nContent-Length: {length}\r\n");
+        let mut connection = Raw::connect_unix(&fleet.stickyd.admin());
+        let answer = connection.send([head.as_bytes(), b"\r\n", body].concat()).answer();
+        assert_eq!(answer.status(), 422, "{}", answer.text());
+        assert!(answer.text().contains("the body must be a JSON object with upstream"), "{}", answer.text());
+    }
+    // Messages that are sent are not among the events of operators.
+    assert_eq!(fleet.emit(&json!({"event": "e", "path": "/socket.io/"})).0, 200);
     let events = fleet.admin("/api/v1/events?kind=operator");
     assert!(events.contains("POST /api/v1/emit (status 422)") && !events.contains("xxxx"), "{events}");
+    assert!(!events.contains("POST /api/v1/emit (status 200)"), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

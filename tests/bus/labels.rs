@@ -31,12 +31,12 @@ async fn labelled(by: &str) -> (Fleet, Clients, TempDirectory) {
 }
 
 impl Fleet {
-    fn sockets(&self, query: &str) -> Vec<Value> {
+    pub(super) fn sockets(&self, query: &str) -> Vec<Value> {
         let all: Value = serde_json::from_str(&self.admin(&format!("/api/v1/sockets?{query}"))).unwrap();
         all["sockets"].as_array().unwrap_or_else(|| panic!("{all}")).clone()
     }
 
-    fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
+    pub(super) fn label(&self, sid: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let length = body.len();
         let request = format!(
@@ -110,11 +110,17 @@ async fn labels_of_the_backend_are_checked_and_removable() {
         (sid, json!({"labels": {"user": "x".repeat(65)}}), 422, "1 to 64 bytes"),
         (sid, json!({"labels": {"user": ["7"]}}), 422, "must be a string"),
         (sid, json!({"label": {"user": "7"}}), 422, "unknown field `label`"),
+        (sid, json!({"labels": {"user": "7"}, "namespace": "chat"}), 422, "must begin with /"),
     ] {
         let (got, answer) = fleet.label(sid, &body);
         assert_eq!(got, status, "{answer}");
         assert!(answer["error"].as_str().unwrap().contains(words), "{answer}");
     }
+    // Failures are events, without the session that they name; what the application does all the time is not.
+    let events = fleet.admin("/api/v1/events?kind=operator");
+    assert!(events.contains("PUT /api/v1/sockets/by-sid/{sid} (status 422)"), "{events}");
+    assert!(!events.contains(sid) && !events.contains("(status 200)"), "{events}");
+    assert!(!fleet.stickyd.log().contains(sid), "{}", fleet.stickyd.log());
     let many: serde_json::Map<_, _> = (0..8).map(|n| (format!("n{n}"), json!("1"))).collect();
     let (status, answer) = fleet.label(sid, &json!({"labels": many}));
     assert_eq!(status, 422, "{answer}");

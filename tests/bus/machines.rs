@@ -81,6 +81,37 @@ async fn every_call_reaches_the_clients_of_both_machines() {
     assert!(rejections(&one) && rejections(&two));
 }
 
+/// A worker knows its sockets by `socket.id`, and tells the stickyd of its machine; their connections are at another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_by_socket_id_reach_the_stickyd_that_has_the_socket() {
+    let (redis, address) = (Redis::start(), crate::support::proxy::free_address());
+    let start = |name: &str| {
+        let text = format!(
+            "{SECRET}state_dir = \".\"\n[upstream.app]\nworkers = [{{ address = \"{address}\", name = \"w1\" }}]\n\
+             health = {{ kind = \"tcp\", interval = \"100ms\", timeout = \"5s\" }}\n\
+             [fleet]\nredis = {:?}\nname = {name:?}\n",
+            redis.url()
+        );
+        Fleet { stickyd: Binary::with(&text), workers: Vec::new(), variables: Vec::new() }
+    };
+    let (near, far) = (start("edge-1"), start("edge-2"));
+    let worker = near.unlisted(address).await;
+    wait_for("the worker is up", || far.metric("stickyd_worker_up{") == 1.0);
+    let (_clients, workers) = Clients::connect(3, &[far.stickyd.url("")], &[]).await;
+    assert_eq!(workers, 1);
+    near.wait_linked(1.0);
+    let ids: Vec<_> = worker.ask("/ids").as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids.len(), 3);
+    for id in &ids {
+        wait_for("the stickyds know one another", || {
+            let (status, said) = near.label(id, &json!({"labels": {"user": "ann"}}));
+            if status == 200 { Ok(()) } else { Err(said) }
+        });
+    }
+    assert_eq!(far.sockets("label.user=ann").len(), 3);
+    assert_eq!(near.label("unknown-id", &json!({"labels": {"user": "ann"}})).0, 404);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_redis_each_machine_is_as_alone() {
     let (mut redis, one, two, mut clients) = two_machines().await;

@@ -46,10 +46,11 @@ async function main() {
 }
 
 const answers = {
-  // `got TEXT WANTED`
-  async got(clients, [text, wanted]) {
+  // `got TEXT WANTED`; `soon TEXT WANTED` waits for a second at most
+  soon: (clients, [text, wanted]) => answers.got(clients, [text, wanted], 20),
+  async got(clients, [text, wanted], looks = 400) {
     const total = () => clients.reduce((sum, { news }) => sum + (news.get(text) ?? 0), 0);
-    for (let n = 0; n < 400 && total() < Number(wanted); n++) await sleep(50);
+    for (let n = 0; n < looks && total() < Number(wanted); n++) await sleep(50);
     await sleep(200); // a message too many would come meanwhile
     const red = clients.filter(({ news }, i) => i % 2 === 0 && news.get(text)).length;
     return { once: clients.filter(({ news }) => news.get(text) === 1).length, total: total(), red };

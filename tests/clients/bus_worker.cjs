@@ -1,6 +1,6 @@
 // A Socket.IO application with no adapter of its own, driven over HTTP: GET /emit?text=…&room=…, /fetch, /ack, … Environment:
 // SOCKET_IO (package), RECOVERY (connection state recovery), SERVERS (paths, separated by commas), PARSER (package), ADAPTER
-// (classic, sharded or streams) with REDIS (its URL), LABELS (the admin listener of stickyd, whose token is in TOKEN: each
+// (classic, sharded or streams) with REDIS (its URL, or those of a cluster's servers), LABELS (the admin listener of stickyd, whose token is in TOKEN: each
 // socket gets its room as the label `store`), LABEL_BY (conn or id).
 // Prints one line with its port, unless its stdin is a terminal or PM2's. See README.md.
 const { createServer } = require('node:http');
@@ -55,9 +55,11 @@ async function label(sid, labels) {
 
 /** Sets the adapter that ADAPTER names. */
 async function setAdapter() {
-  const { createClient } = require('redis');
+  const { createClient, createCluster } = require('redis');
+  const [url, ...others] = process.env.REDIS.split(',');
   const connect = async () => {
-    const client = createClient({ url: process.env.REDIS });
+    const rootNodes = [url, ...others].map((of) => ({ url: of }));
+    const client = others.length ? createCluster({ rootNodes }) : createClient({ url });
     client.on('error', (error) => console.error('bus_worker.cjs: redis:', error.message));
     await client.connect();
     return client;

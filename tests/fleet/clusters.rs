@@ -1,13 +1,12 @@
 //! Redis with Sentinels, and a cluster of Redis.
 
-use std::process::Command;
-
 use serde_json::json;
 
 use super::secrecy::{assert_nothing_refused, grant};
 use super::{Stickyds, stop_whole};
 use crate::support::node::NodeServer;
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::RedisCluster;
 use crate::support::wait::wait_for;
 
 #[tokio::test]
@@ -68,22 +67,10 @@ fn sentinel(master: &Redis) -> Redis {
 
 #[tokio::test]
 async fn a_cluster_of_three_masters_keeps_the_pins() {
-    let own = ["--bind-source-addr", "HOST", "--cluster-announce-ip", "HOST"];
-    let arguments = [&["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"], &own[..]].concat();
-    let node = || Redis::with(&arguments);
-    let nodes = [node(), node(), node()];
-    // By itself, it waits for ever.
-    let mut create = Command::new("timeout");
-    create
-        .args(["30", "redis-cli", "--cluster", "create", "--cluster-yes"])
-        .args(nodes.iter().map(|node| node.address.to_string()));
-    let said = create.output().unwrap();
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
-    wait_for("the cluster is whole", || {
-        nodes.iter().all(|node| node.cli(&["cluster", "info"]).contains("cluster_state:ok"))
-    });
+    let cluster = RedisCluster::start();
+    let nodes = &cluster.nodes;
     let workers = NodeServer::start_many(2, &[]).await;
-    let servers = nodes.each_ref();
+    let servers: Vec<_> = nodes.iter().collect();
     grant(&servers, &workers);
     let url = format!("\"redis+cluster://edge:pass@{},{}\"", nodes[0].address, nodes[1].address);
     let stickyds = Stickyds::start(2, &workers, &url, "");

@@ -112,7 +112,10 @@ fn the_first_process_of_a_container_is_told_what_127_0_0_1_is() {
     // The process is number 1 in a namespace of its own, as in a container; it ends with unshare.
     let contained = start(&["unshare", "--map-root-user", "--pid", "--fork", "--kill-child", stickyd]);
     let line = contained.says("first health checks done: no worker is up");
-    assert!(line.contains("127.0.0.1 in a container is the container itself: write the name of"), "{line}");
+    assert!(
+        line.contains("in a container, 127.0.0.1 reaches only programs of this container, or of those that share"),
+        "{line}"
+    );
     let line = start(&[stickyd]).says("first health checks done: no worker is up");
     assert!(!line.contains("container"), "{line}");
 }

@@ -19,6 +19,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod redis_cluster;
 pub(crate) mod scripted;
 pub(crate) mod sources;
 pub(crate) mod temp;

@@ -63,6 +63,18 @@ pub const PATHS: [(&str, &[&str]); 28] = [
     (METRICS, &["get"]),
 ];
 
+/// Returns a path as logs and events may show it: without the session that it names, which lets its holder take over
+/// the session.
+pub(crate) fn without_session(path: &str) -> &str {
+    let beginning = SOCKET_LABELS.trim_end_matches("{sid}");
+    if path.starts_with(beginning) { SOCKET_LABELS } else { path }
+}
+
+/// Whether a path is for the application, which asks for it as often as clients come or messages are sent.
+pub(crate) fn is_of_backend(path: &str) -> bool {
+    path == EMIT || without_session(path) == SOCKET_LABELS
+}
+
 /// Bytes that are percent-encoded in a part of a path or query: all except RFC 3986's unreserved characters.
 const RESERVED_BYTES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

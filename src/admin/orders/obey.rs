@@ -12,6 +12,7 @@ use axum::http::{Method, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::super::api::paths;
 use super::super::{Api, workers};
 use super::{OrderScope, execute, failed, is_allowed, kept_state};
 use crate::config::AdminState;
@@ -27,19 +28,28 @@ const AT_ONCE: usize = 32;
 const LOOK: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Pause between two questions for the time, until Redis answers for the first time.
+const FIRST: Duration = Duration::from_millis(100);
+
 /// Executes orders for as long as stickyd runs.
 pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
+    // Since when orders count: one that was sent before this stickyd listened is a replayed one. Known before anything
+    // is received, so that no order comes too early.
+    let begun_us = loop {
+        match fleet.redis_us().await {
+            Some(now_us) => break now_us,
+            None => tokio::time::sleep(FIRST).await,
+        }
+    };
     let mut messages = fleet.orders();
     let room = Arc::new(Semaphore::new(AT_ONCE));
-    // Since when orders count: one that was sent before this stickyd listened is a replayed one.
-    let mut begun_us = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         match timeout(next_look.saturating_duration_since(Instant::now()), messages.recv()).await {
             Ok(None) => return,
             Ok(Some(FleetMessage::Message { payload, .. })) => match fleet.read_control(&payload) {
                 Some(ControlMessage::Order(order)) if order.to.is_some_and(|node| node != fleet.node()) => {}
-                Some(ControlMessage::Order(order)) if begun_us.is_some_and(|begun| order.at_us >= begun) => {
+                Some(ControlMessage::Order(order)) if order.at_us >= begun_us => {
                     begin(&api, &fleet, order, &room);
                 }
                 Some(ControlMessage::Page { node, page, question }) if node == fleet.node() => {
@@ -51,11 +61,8 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             },
             Ok(Some(FleetMessage::Gap)) => next_look = Instant::now(),
             Err(_) => {
-                if begun_us.is_none() {
-                    begun_us = fleet.redis_us().await;
-                }
-                let has_read = begun_us.is_some() && catch_up(&api, &fleet).await;
-                next_look = Instant::now() + if has_read { LOOK } else { AGAIN };
+                fleet.forget_old_answers();
+                next_look = Instant::now() + if catch_up(&api, &fleet).await { LOOK } else { AGAIN };
             }
         }
     }
@@ -73,9 +80,10 @@ fn begin(api: &Api, fleet: &Arc<Fleet>, order: FleetOrder, room: &Arc<Semaphore>
         // It begins at once; that it has begun is said meanwhile.
         let ((), (status, body)) = tokio::join!(fleet.begin_reply(question), perform(&task_api, &order));
         // Nothing was done for an order that concerns nothing here.
-        if order.method != "GET" && status != StatusCode::NOT_FOUND.as_u16() {
-            let FleetOrder { who, stickyd, method, path, .. } = &order;
-            let path = path.split('?').next().unwrap_or_default();
+        let path = paths::without_session(order.path.split('?').next().unwrap_or_default());
+        let is_usual = paths::is_of_backend(path) && status == StatusCode::OK.as_u16();
+        if order.method != "GET" && status != StatusCode::NOT_FOUND.as_u16() && !is_usual {
+            let FleetOrder { who, stickyd, method, .. } = &order;
             tracing::info!(target: "admin", %method, path, status, %who, from = %stickyd, "fleet order");
             let text = format!("{who}, by way of {stickyd}, asked the fleet for {method} {path} (status {status})");
             task_api.shared.events.tell(Event::new(EventKind::Operator, Severity::Info, text));

@@ -13,15 +13,18 @@ use axum::http::{Method, StatusCode};
 use serde::Deserialize as _;
 
 use super::super::api::{FleetOrderBody, LabelledSocket, LabelsOrder, paths};
+use super::super::broadcast::check_namespace;
 use super::super::emit::ask_bus;
 use super::super::layers::WholeBody;
 use super::super::orders::{OrderScope, Passing, everywhere, reason_of};
 use super::close::{read_order, wrong};
-use super::{Api, ApiRefusal, gather, refuse};
+use super::{Api, ApiRefusal, refuse};
 use crate::bus::EmitMatter;
-use crate::clock;
 use crate::sockets::backend_labels::{LabelChanges, check};
-use crate::sockets::{Filter, Socket};
+use crate::sockets::{SHARDS, Socket};
+
+/// Why a socket is not found.
+const UNKNOWN: &str = "this stickyd has no live socket with that session: its client may have just left";
 
 /// Fields that a request body may have, for error messages.
 const HELP: &str = "labels such as {\"user\": \"7\"}; upstream, namespace";
@@ -40,6 +43,7 @@ pub(crate) async fn set(
     }
     let changes: LabelChanges = labels.into_iter().collect();
     check(&changes).map_err(wrong)?;
+    namespace.as_deref().map_or(Ok(()), check_namespace)?;
     let names: Vec<String> = {
         let snapshot = api.shared.snapshot.load();
         let named = |name: &str| upstream.as_deref().is_none_or(|wanted| wanted == name);
@@ -49,23 +53,69 @@ pub(crate) async fn set(
     if let (Some(name), true) = (&upstream, names.is_empty()) {
         return Err(refuse(StatusCode::NOT_FOUND, format!("there is no upstream `{name}`")));
     }
-    let mut session = sid;
-    let mut found = of_session(&api, &names, &session).await;
-    if found.is_none()
-        && let Some((upstream, of_id)) = of_socket_id(&api, &names, namespace.as_deref().unwrap_or("/"), &session).await
-    {
-        found = of_session(&api, &[upstream], &of_id).await;
-        session = of_id;
-    }
-    let Some(socket) = found else {
-        if let Some(who) = passing.of_backend(&api) {
-            return elsewhere(&api, &session, &order, who).await.map(Json);
-        }
-        let why = "this stickyd has no live socket with that session: its client may have just left";
-        return Err(refuse(StatusCode::NOT_FOUND, why));
+    let wanted = WantedSocket { upstreams: names, namespace: namespace.unwrap_or_else(|| "/".to_owned()), id: sid };
+    let socket = match wanted.find(&api).await {
+        Ok(socket) => socket,
+        Err(session) => match passing.of_backend(&api) {
+            Some(who) => return wanted.label_elsewhere(&api, session, &order, who).await.map(Json),
+            None => return Err(refuse(StatusCode::NOT_FOUND, UNKNOWN)),
+        },
     };
     api.shared.sessions.sockets.set_backend_labels(&socket, changes).map_err(wrong)?;
     Ok(Json(describe(&socket)))
+}
+
+/// What a request says of the socket that it means.
+struct WantedSocket {
+    upstreams: Vec<String>,
+    namespace: String,
+    /// Its Engine.IO session, or its `socket.id`.
+    id: String,
+}
+
+impl WantedSocket {
+    /// Finds the socket on this stickyd.
+    ///
+    /// # Errors
+    /// Its Engine.IO session, if a worker that is linked here knows it by its `socket.id`.
+    async fn find(&self, api: &Api) -> Result<Arc<Socket>, Option<String>> {
+        if let Some(socket) = of_session(api, &self.upstreams, &self.id).await {
+            return Ok(socket);
+        }
+        let Some((upstream, session)) = self.session(api, true).await else { return Err(None) };
+        of_session(api, &[upstream], &session).await.ok_or(Some(session))
+    }
+
+    /// Sets the labels at another stickyd. The workers of other machines are asked last: there may be many.
+    async fn label_elsewhere(
+        &self,
+        api: &Api,
+        session: Option<String>,
+        order: &LabelsOrder,
+        who: String,
+    ) -> Result<LabelledSocket, ApiRefusal> {
+        let missed = match elsewhere(api, session.as_deref().unwrap_or(&self.id), order, who.clone()).await {
+            Err(missed) if session.is_none() && missed.0 == StatusCode::NOT_FOUND => missed,
+            said => return said,
+        };
+        match self.session(api, false).await {
+            Some((_, session)) => elsewhere(api, &session, order, who).await,
+            None => Err(missed),
+        }
+    }
+
+    /// Asks the workers on the bus for the session of a Socket.IO socket: its upstream and its sid.
+    async fn session(&self, api: &Api, near_only: bool) -> Option<(String, String)> {
+        for upstream in &self.upstreams {
+            let (namespace, id) = (self.namespace.clone(), self.id.clone());
+            let matter = EmitMatter::Session { namespace, id, near_only };
+            let Some(answered) = ask_bus(api, upstream, None, matter).await else { continue };
+            if let Some(sid) = answered.answers.first().and_then(|answer| answer.as_str()) {
+                return Some((upstream.clone(), sid.to_owned()));
+            }
+        }
+        None
+    }
 }
 
 /// Finds the socket of an Engine.IO session.
@@ -77,20 +127,18 @@ async fn of_session(api: &Api, upstreams: &[String], sid: &str) -> Option<Arc<So
             return Some(socket);
         }
     }
-    // Sessions without a pin of their own: a custom rule keys it differently, or the pin went with the upgrade.
-    let filter = Filter { sid: Some(sid.to_owned()), ..Filter::default() };
-    let found = gather(&sessions.sockets, &filter, clock::now_s()).await;
-    found.into_iter().find(|socket| upstreams.iter().any(|name| *name == *socket.worker().upstream))
-}
-
-/// Asks the workers on the bus for the session of a Socket.IO socket: its upstream and its sid.
-async fn of_socket_id(api: &Api, upstreams: &[String], namespace: &str, id: &str) -> Option<(String, String)> {
-    for upstream in upstreams {
-        let matter = EmitMatter::Session { namespace: namespace.to_owned(), id: id.to_owned() };
-        let Some(answered) = ask_bus(api, upstream, None, matter).await else { continue };
-        if let Some(sid) = answered.answers.first().and_then(|answer| answer.as_str()) {
-            return Some((upstream.clone(), sid.to_owned()));
+    // Sessions without a pin of their own: a custom rule keys it differently, or it began as a WebSocket.
+    let is_wanted = |socket: &Socket| {
+        socket.has_sid(sid.as_bytes())
+            && socket.has_begun()
+            && upstreams.iter().any(|name| *name == *socket.worker().upstream)
+    };
+    for shard in 0..SHARDS {
+        if let Some(socket) = sessions.sockets.find_in(shard, is_wanted) {
+            return Some(socket);
         }
+        // Health checks and other admin requests get a turn here.
+        tokio::task::yield_now().await;
     }
     None
 }

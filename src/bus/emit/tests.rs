@@ -14,6 +14,7 @@ fn under_way(members: &[u64], with_ack: bool) -> EmitsUnderWay {
         waiting: members.iter().map(|id| (MemberId(*id), 0)).collect(),
         counted: HashSet::new(),
         with_ack,
+        is_search: false,
         done: Rc::default(),
     };
     emits.all.borrow_mut().insert(1, one);
@@ -36,6 +37,18 @@ fn a_message_is_over_once_all_members_have_counted_their_sockets() {
     let one = emits.all.borrow_mut().remove(&1).unwrap();
     assert!(one.waiting.is_empty());
     assert_eq!(one.result, BusEmitted { workers: 1, silent: 1, sockets: 2, ..BusEmitted::default() });
+}
+
+#[test]
+fn a_search_is_over_with_the_first_answer() {
+    let emits = under_way(&[1, 2, 3], true);
+    emits.all.borrow_mut().get_mut(&1).unwrap().is_search = true;
+    emits.answered(MemberId(1), &answer(r#"{"q":1,"c":0}"#));
+    assert_eq!(left(&emits), 2);
+    emits.answered(MemberId(2), &answer(r#"{"q":1,"c":1}"#));
+    emits.answered(MemberId(2), &answer(r#"{"q":1,"a":"sid"}"#));
+    let one = emits.all.borrow_mut().remove(&1).unwrap();
+    assert_eq!((one.waiting.len(), one.result.answers, one.result.silent), (0, vec![Value::from("sid")], 0));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::printed;
 use crate::systemd::units::is_user_name;
 
 /// User of the unit as it is shipped, for an application that belongs to root.
@@ -52,9 +53,7 @@ impl Account {
     }
 }
 
-/// What `id` prints, if the user exists. The standard library cannot look up users, whose names may come from anywhere
-/// (nsswitch.conf(5)).
+/// What `id` prints, if the user exists.
 fn id(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("id").args(arguments).output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+    printed("id", arguments)
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use clap::{Args, Subcommand};
 
@@ -33,6 +34,13 @@ const WITHOUT_SYSTEMD: &str =
 
 /// Folders that stickyd.service cannot see (ProtectHome=, PrivateTmp=).
 const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// What a command prints, without the white space around it, if it succeeds and prints anything. The standard library
+/// cannot look up users, whose names may come from anywhere (nsswitch.conf(5)).
+fn printed(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
 
 /// Arguments of `stickyd service`.
 #[derive(Debug, Args)]

@@ -7,12 +7,12 @@
 
 use std::fmt;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::printed;
 use crate::config::{self, Loaded, StandIn};
-use crate::systemd::service_unit::{ServiceUnit, check_confined};
+use crate::systemd::service_unit::{ServiceUnit, UnitCredential, check_confined};
 
 /// A user for a dynamic user that has no number yet: the first of those that systemd gives (systemd.exec(5)). No file
 /// should belong to it.
@@ -109,7 +109,7 @@ impl ServiceReader {
             return Err(format!("only root may read files as another user\n  = help: {help}"));
         }
         let mut stand_ins = Vec::new();
-        for credential in self.unit.credentials() {
+        for credential in self.unit.credentials().into_iter().flat_map(UnitCredential::files) {
             let from = credential.from.display().to_string();
             let why = |why| format!("{} cannot start: LoadCredential= names {from}: {why}", self.unit.name);
             stand_ins.push(StandIn::read(credential.at, &credential.from).map_err(why)?);
@@ -154,12 +154,5 @@ fn group_id(name: &str) -> Option<u32> {
 
 /// A number of a user or group; the highest one means none (setresuid(2)).
 fn number(text: &str) -> Option<u32> {
-    text.trim().parse().ok().filter(|id| *id != u32::MAX)
-}
-
-/// What a command prints, if it succeeds. The standard library cannot look up users, whose names may come from anywhere
-/// (nsswitch.conf(5)).
-fn printed(program: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }

@@ -19,7 +19,7 @@ fn traces() -> Arc<Traces> {
 }
 
 fn origin() -> RequestOrigin {
-    RequestOrigin { client: "192.0.2.1".parse().unwrap(), secure: true, http2: false }
+    RequestOrigin { client: "192.0.2.1".parse().unwrap(), trusted: false, secure: true, http2: false }
 }
 
 fn request(traceparent: &str) -> Request<()> {
@@ -148,10 +148,47 @@ fn what_the_queue_has_no_room_for_is_counted() {
 
 #[test]
 fn an_unknown_method_is_no_name() {
+    let (traces, long) = (traces(), "B".repeat(6_000));
+    for method in ["BREW", &long] {
+        let mut request = request("");
+        *request.method_mut() = Method::from_bytes(method.as_bytes()).unwrap();
+        let trace = begin(&traces, 100, &request);
+        drop(trace.attempt(&mut request, "w1", &Address::Unix("/run/a".into())));
+        trace.end(false);
+    }
+    let spans = sent(&traces);
+    assert_eq!(spans.len(), 4);
+    for (span, original) in spans.iter().zip(["BREW", "BREW", &long[..512], &long[..512]]) {
+        let method = |key| fact(span, key).unwrap();
+        assert_eq!((span.name.as_str(), method("http.request.method").as_str()), ("HTTP", "_OTHER"));
+        assert_eq!(method("http.request.method_original"), original);
+    }
+}
+
+/// Bytes that a span takes: what is in it, and what it points to.
+fn size(span: &Span) -> usize {
+    let of_text = |value: &Value| if let Value::StringValue(text) = value { text.capacity() } else { 0 };
+    let of_fact = |fact: &KeyValue| {
+        let value = fact.value.as_ref().and_then(|value| value.value.as_ref()).map_or(0, of_text);
+        fact.key.capacity() + value
+    };
+    let facts = span.attributes.capacity() * size_of::<KeyValue>() + span.attributes.iter().map(of_fact).sum::<usize>();
+    let ids = span.trace_id.capacity() + span.span_id.capacity() + span.parent_span_id.capacity();
+    size_of::<Span>() + facts + ids + span.name.capacity() + span.trace_state.capacity()
+}
+
+#[test]
+fn a_full_queue_of_long_texts_takes_less_than_16_mb() {
     let traces = traces();
-    let mut request = request("");
-    *request.method_mut() = Method::from_bytes(b"BREW").unwrap();
-    begin(&traces, 100, &request).end(false);
-    let span = &sent(&traces)[0];
-    assert_eq!((span.name.as_str(), fact(span, "http.request.method_original").as_deref()), ("HTTP", Some("BREW")));
+    let head = Request::builder().method(&*"B".repeat(9_000)).uri(format!("/{}", "%".repeat(9_000)));
+    let text = HeaderValue::from_bytes(&[0xff; 9_000]).unwrap();
+    let mut request = head.header("host", &text).header("user-agent", &text).body(()).unwrap();
+    let trace = begin(&traces, 100, &request);
+    drop(trace.attempt(&mut request, "w1", &Address::Unix(format!("/{}", "a".repeat(107)).into())));
+    trace.decided("app", "new");
+    trace.answered(StatusCode::SERVICE_UNAVAILABLE, Some("no_worker"));
+    trace.end(false);
+    let sizes: Vec<_> = sent(&traces).iter().map(size).collect();
+    // The server's own span is the larger one.
+    assert!((2_048..4_000).contains(&sizes[1]) && sizes[0] < sizes[1], "{sizes:?}");
 }
