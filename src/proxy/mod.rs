@@ -174,6 +174,9 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
                 Err(answer) => return answer,
             },
         };
+        if job.ask.has_unknown_follows() {
+            Box::pin(discover::follow::find(&mut job)).await;
+        }
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
         let resolved = match own_connection::choice(&job) {
