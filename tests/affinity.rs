@@ -5,6 +5,7 @@ mod cookies;
 mod cookies_socket_io;
 mod custom_rules;
 mod follow;
+mod follow_in_fleet;
 mod presets;
 mod streams;
 

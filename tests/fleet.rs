@@ -10,6 +10,7 @@ mod placement;
 mod rubbish;
 mod secrecy;
 mod states;
+mod tickets;
 mod users;
 
 use serde_json::{Value, json};

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::support::kind::Kind;
 use crate::support::node::{KindServer, NodeServer, PythonServer, Worker};
 use crate::support::proxy::{Binary, Proxy};
+use crate::support::redis::Redis;
 use crate::support::wait::wait_for;
 
 /// A common secret makes several stickyds one fleet; they share nothing else.
@@ -177,6 +178,37 @@ impl Trial {
         let end = clients.stop().await;
         self.assert_whole(&end, self.sessions, 3);
         self.say("two in turn", &end, &workers).await;
+    }
+
+    /// Two stickyds of a fleet in turn for every request, as `is_found_by_two`. `names`: of all sessions in Redis.
+    async fn is_found_by_fleet(&self, names: usize) {
+        let (redis, workers) = (Redis::start(), self.workers(1..=3).await);
+        let proxies = self.fleet(&redis, &workers, "").await;
+        let mut clients = self.clients(&proxies.each_ref().map(|proxy| proxy.url("")));
+        clients.open(self.sessions).await;
+        wait_for("redis has all names", || {
+            let found = redis.keys("stickyd:a:").len();
+            if found >= names { Ok(()) } else { Err(found) }
+        });
+        for _ in 0..3 {
+            clients.ask().await;
+        }
+        let end = clients.stop().await;
+        self.assert_whole(&end, self.sessions, 3);
+        self.say("a fleet of two in turn", &end, &workers).await;
+    }
+
+    /// Two stickyds of a fleet.
+    async fn fleet(&self, redis: &Redis, workers: &[Worker], more: &str) -> [Proxy; 2] {
+        let fleet = |name: &str| {
+            format!("[fleet]\nredis = {:?}\nname = \"{name}\"\nlookup_timeout = \"1s\"\n{more}", redis.url())
+        };
+        let proxies = ["edge-1", "edge-2"].map(|name| Proxy::with(&(config(workers, self.rules) + &fleet(name))));
+        wait_for("each has seen the other", || proxies.iter().all(|one| one.metric("stickyd_fleet_members") > 1.5));
+        for proxy in &proxies {
+            proxy.all_take_new().await;
+        }
+        proxies
     }
 
     /// Two stickyds, one of which is killed and started again between two requests; then one more worker is added.

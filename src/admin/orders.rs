@@ -10,6 +10,7 @@ mod passing;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
@@ -26,10 +27,11 @@ use super::sessions::known;
 use super::sockets::close::{read_order, wrong};
 use super::{Api, ApiRefusal, bare_router, fleet, refuse, workers};
 use crate::fleet::Fleet;
-use crate::fleet::control::{FleetOrder, FleetReply, MOST_ANSWER};
+use crate::fleet::control::{FleetOrder, FleetReply, MOST_ANSWER, WHOLE};
 use crate::fleet::members::FleetMember;
 use crate::fleet::states::FleetState;
 use crate::locks::lock;
+use crate::telemetry::say_full;
 pub(super) use passing::{PassedOn, Passing};
 
 /// What the whole fleet can be asked for.
@@ -51,6 +53,12 @@ const OF_BACKEND: [(Method, &str); 2] = [(Method::POST, paths::EMIT), (Method::P
 /// Maximum number of workers whose last order is remembered.
 const MOST_WORKERS: usize = 10_000;
 
+/// Maximum number of questions of operators that are under way: the answers to one may have 64 MB.
+pub(super) const UNDER_WAY: usize = 4;
+
+/// Time in which an order has to be done here, as its sender waits for that long.
+const PATIENCE: Duration = WHOLE;
+
 /// The order by which the admin state of each worker was last set, by upstream and worker.
 #[derive(Default)]
 pub(crate) struct AppliedOrders(Mutex<BTreeMap<(String, String), FleetState>>);
@@ -64,8 +72,11 @@ impl AppliedOrders {
         if order != Ordering::Greater {
             return order;
         }
-        if all.len() >= MOST_WORKERS && !all.contains_key(&key) {
-            all.clear();
+        if all.len() >= MOST_WORKERS
+            && !all.contains_key(&key)
+            && let Some(oldest) = all.iter().min_by_key(|(_, one)| one.version()).map(|(key, _)| key.clone())
+        {
+            all.remove(&oldest);
         }
         all.insert(key, state.clone());
         order
@@ -127,6 +138,13 @@ pub(super) async fn everywhere(
     if !is_allowed(&method, &path, scope) {
         return Err(wrong(format!("the whole fleet cannot be asked for {method} {path}")));
     }
+    // Messages of the backend have a bound of their own, and short answers.
+    let seat = (scope == OrderScope::Operator).then(|| api.asking.try_acquire());
+    if let Some(Err(_)) = seat {
+        say_full!(limit = UNDER_WAY, "a question to the fleet was refused: too many are under way");
+        let why = "too many questions to the fleet are under way: try again in a second";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
+    }
     let has_shown = scope != OrderScope::Operator || fleet.show(&fleet::summary(&api.shared)).await;
     let Some(at_us) = fleet.redis_us().await.filter(|_| has_shown) else {
         let why = "the fleet's Redis does not answer: no stickyd was asked; try without the fleet";
@@ -144,7 +162,10 @@ pub(super) async fn everywhere(
             return Err(refuse(StatusCode::NOT_FOUND, why));
         }
         (Some(name), _) => {
-            let why = format!("several stickyds are named `{name}`: give each a name of its own in [fleet]");
+            let why = format!(
+                "several stickyds are named `{name}`: if it was restarted, try again in 15 s; else give each a name of \
+                 its own in [fleet]"
+            );
             return Err(refuse(StatusCode::CONFLICT, why));
         }
     };
@@ -277,7 +298,9 @@ fn is_allowed(method: &Method, path: &str, scope: OrderScope) -> bool {
 
 /// Upstream, worker and word of an order that sets an admin state.
 fn state_parts(order: &FleetOrder) -> Option<[String; 3]> {
-    let rest = order.path.strip_prefix(paths::WORKERS)?.strip_prefix('/')?;
+    // What follows changes nothing about what the handler does.
+    let path = order.path.split(['?', '#']).next()?;
+    let rest = path.strip_prefix(paths::WORKERS)?.strip_prefix('/')?;
     let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(std::borrow::Cow::into_owned);
     let mut parts = rest.split('/').map(decoded);
     let all = [parts.next()??, parts.next()??, parts.next()??];
@@ -311,13 +334,18 @@ async fn execute(api: &Api, method: &str, path: &str, body: &str) -> (u16, Vec<u
     let Ok(request) = request.body(Body::from(body.to_owned())) else {
         return failed(StatusCode::BAD_REQUEST, "this is not a valid path");
     };
-    // Its error is `Infallible`.
-    let Ok(response) = bare_router().with_state::<()>(api.clone()).oneshot(request).await;
-    let status = response.status().as_u16();
-    match axum::body::to_bytes(response.into_body(), MOST_ANSWER).await {
-        Ok(body) => (status, body.to_vec()),
-        Err(_) => failed(StatusCode::PAYLOAD_TOO_LARGE, "the answer is too long: use a filter or a lower limit"),
-    }
+    let answered = async {
+        // Its error is `Infallible`.
+        let Ok(response) = bare_router().with_state::<()>(api.clone()).oneshot(request).await;
+        let status = response.status().as_u16();
+        match axum::body::to_bytes(response.into_body(), MOST_ANSWER).await {
+            Ok(body) => (status, body.to_vec()),
+            Err(_) => failed(StatusCode::PAYLOAD_TOO_LARGE, "the answer is too long: use a filter or a lower limit"),
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered)
+        .await
+        .unwrap_or_else(|_| failed(StatusCode::GATEWAY_TIMEOUT, "this was not done within 30 s"))
 }
 
 fn failed(status: StatusCode, why: &str) -> (u16, Vec<u8>) {
@@ -325,51 +353,4 @@ fn failed(status: StatusCode, why: &str) -> (u16, Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_list_names_is_allowed() {
-        for (method, path) in [
-            (Method::GET, "/api/v1/sockets?limit=5"),
-            (Method::GET, "/api/v1/sockets/abc"),
-            (Method::POST, "/api/v1/workers/app/unix%3A%2Frun%2Fa/drain"),
-            (Method::POST, "/api/v1/sockets/abc/close"),
-        ] {
-            assert!(is_allowed(&method, path, OrderScope::Operator), "{method} {path}");
-            assert!(!is_allowed(&method, path, OrderScope::Message), "{method} {path}");
-        }
-        for (method, path) in [
-            (Method::POST, "/api/v1/reload"),
-            (Method::GET, "/api/v1/fleet/orders?path=/api/v1/stats"),
-            (Method::POST, "/api/v1/stats"),
-            (Method::GET, "/api/v1/sockets/"),
-            (Method::POST, "/api/v1/workers/app/w1"),
-            (Method::POST, "/api/v1/emit"),
-            (Method::GET, "/metrics"),
-        ] {
-            assert!(!is_allowed(&method, path, OrderScope::Operator), "{method} {path}");
-        }
-        assert!(is_allowed(&Method::POST, "/api/v1/emit", OrderScope::Message));
-        assert!(is_allowed(&Method::PUT, "/api/v1/sockets/by-sid/a%2Fb", OrderScope::Search));
-    }
-
-    fn state(worker: &str, at_us: i64, question: u64) -> FleetState {
-        let text = String::new;
-        let (upstream, worker) = ("app".to_owned(), worker.to_owned());
-        let (state, stickyd, who) = (text(), text(), text());
-        FleetState { at_us, file: None, grace_ms: None, question, state, stickyd, upstream, who, worker }
-    }
-
-    #[test]
-    fn an_earlier_order_does_not_undo_a_later_one() {
-        let applied = AppliedOrders::default();
-        assert_eq!(applied.note(&state("w1", 5, 1)), Ordering::Greater);
-        assert_eq!(applied.note(&state("w1", 5, 1)), Ordering::Equal);
-        assert_eq!(applied.note(&state("w1", 4, 9)), Ordering::Less);
-        assert_eq!(applied.note(&state("w2", 4, 9)), Ordering::Greater, "another worker");
-        assert_eq!(applied.note(&state("w1", 5, 2)), Ordering::Greater);
-        assert_eq!(applied.missing_in(&[]).len(), 2, "Redis has lost all");
-        assert_eq!(applied.missing_in(&[state("w1", 5, 1), state("w2", 6, 0)]), [state("w1", 5, 2)]);
-    }
-}
+mod tests;

@@ -41,6 +41,7 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
     metrics.spawn.show(&mut live);
     show_names(&mut live, shared, &snapshot);
     show_fleet(&mut live, shared);
+    shared.queues.stored().iter().for_each(|(upstream, messages)| live.queue_stored(upstream, *messages));
     let (open, limit) = (descriptors::open(), descriptors::limit());
     live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
     set_gauges(metrics, shared);
@@ -125,6 +126,9 @@ fn show_fleet(live: &mut Families, shared: &Shared) {
     let Some(fleet) = shared.sessions.fleet() else { return };
     let members = fleet.members();
     live.fleet_members(members.len().max(1));
+    if let Some(keys) = fleet.ticket_keys() {
+        live.fleet_tickets(keys.count());
+    }
     for member in members.iter().take(64).filter_map(|member| member.summary.as_ref()) {
         live.fleet_skew(&member.name, member.skew_ms as f64 / 1e3);
     }

@@ -11,9 +11,10 @@ use super::sessions::Sessions;
 use crate::config::rules::Protocol;
 use crate::cookie::{Cookie, SeenCookie};
 use crate::engine_io::{EngineQuery, Sid};
+use crate::fleet::lookups::FollowNames;
 use crate::header_list::list_has;
 use crate::keys::Key;
-use crate::rules::{LiveRule, RuleFacts};
+use crate::rules::{FollowedSession, LiveRule, RuleFacts};
 use crate::upstream::Upstream;
 use crate::websocket::upgrade::{self, Accept};
 
@@ -100,9 +101,24 @@ impl RequestFacts {
         }
     }
 
-    /// The key of the Socket.IO session that an ordinary request names, if it names one (`follow`).
-    pub fn follows(&self) -> Option<Key> {
+    /// The Socket.IO session that an ordinary request names, if it names one (`follow`).
+    pub fn follows(&self) -> Option<FollowedSession> {
         self.facts.as_ref()?.follows
+    }
+
+    /// Whether an ordinary request names ids that only another stickyd of the fleet may know.
+    pub(crate) fn has_unknown_follows(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| !facts.unknown_follows.is_empty())
+    }
+
+    /// Takes the ids that only another stickyd may know.
+    pub(crate) fn take_unknown_follows(&mut self) -> Vec<FollowNames> {
+        self.facts.as_mut().map(|facts| std::mem::take(&mut facts.unknown_follows)).unwrap_or_default()
+    }
+
+    /// Notes the session that the request names.
+    pub(crate) fn set_follows(&mut self, session: FollowedSession) {
+        self.facts.get_or_insert_default().follows = Some(session);
     }
 
     /// Whether the request's session is Engine.IO's; also true for a request without a session.

@@ -24,7 +24,7 @@ use crate::cookie::Cookie;
 use crate::keys::Key;
 use crate::keys::derive;
 use crate::metrics::SourceLabel;
-use crate::rules::RuleFacts;
+use crate::rules::{FollowedSession, RuleFacts};
 use crate::sockets::EndReason;
 use crate::telemetry::{say_full, say_rarely};
 use crate::upstream::Upstream;
@@ -121,8 +121,11 @@ impl Sessions {
     /// Chooses the worker of the Socket.IO session that an ordinary request names, while it serves; the session's pin
     /// is not refreshed.
     fn followed(&self, seeking: Seeking<'_>) -> Option<Choice> {
-        let worker =
-            seeking.ask.follows().and_then(|key| self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()));
+        let worker = match seeking.ask.follows() {
+            Some(FollowedSession::Pinned(key)) => self.pins.peek(key, Instant::now(), |pin| pin.worker().cloned()),
+            Some(FollowedSession::At(id)) => Some(seeking.upstream.worker(id).cloned()),
+            None => None,
+        };
         match worker.flatten().filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             Some(worker) => Some(Choice { worker, why: SourceLabel::Follow, seat: None, hold: None, cookie: None }),
             None => ordinary(seeking),
@@ -183,6 +186,19 @@ impl Sessions {
     /// Remembers a Socket.IO socket id as another name of this session, for requests that `follow` it.
     pub fn alias(&self, upstream: &str, id: &[u8], key: Key, client: Client) {
         let name = self.keys.of_rule(upstream, recognise::FOLLOW, id);
+        if let Some(fleet) = self.fleet() {
+            match self.pins.inspect(key, Instant::now(), |pin| pin.worker().is_some()) {
+                Some((view, true)) => fleet.learned_name(name, key, view.ttl),
+                // A session that was just found is pinned after this, and renewals take the time from its pin.
+                None => fleet.learned_name(name, key, Duration::ZERO),
+                Some((_, false)) => {}
+            }
+        }
+        self.remember_name(upstream, name, key, client);
+    }
+
+    /// As [`Self::alias`], for the key of an id that the fleet knows already.
+    pub(crate) fn remember_name(&self, upstream: &str, name: Key, key: Key, client: Client) {
         let address = self.keys.address(client.key());
         let now = Instant::now();
         // A recovered socket keeps its id in a new session.

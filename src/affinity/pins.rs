@@ -80,6 +80,13 @@ pub struct View {
     pub left: Option<Duration>,
 }
 
+impl View {
+    /// Whether the pin is held, or was active within this time.
+    pub(crate) fn was_active(&self, recently: Duration) -> bool {
+        self.left.is_none_or(|left| !left.is_zero() && self.ttl - left.min(self.ttl) < recently)
+    }
+}
+
 /// The pin table. `E` is what a pin binds a session to, such as a guard that counts in its worker; it is dropped when
 /// the pin goes.
 pub struct Pins<E> {
@@ -220,10 +227,8 @@ impl<E> Pins<E> {
     ) {
         let now = self.tick(now);
         let Some(shard) = self.shards.get(shard) else { return };
-        let is_active =
-            |view: &View| view.left.is_none_or(|left| !left.is_zero() && view.ttl - left.min(view.ttl) < recently);
         lock(shard).each_with_view(now, |key, owner, view| {
-            if is_active(&view) {
+            if view.was_active(recently) {
                 f(key, owner, view.ttl);
             }
         });

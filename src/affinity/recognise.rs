@@ -11,8 +11,9 @@ use super::ask::RequestKind;
 use super::sessions::Sessions;
 use crate::config::rules::{self, Protocol};
 use crate::engine_io::{EngineQuery, RequestTransport, Sid};
+use crate::fleet::lookups::FollowNames;
 use crate::keys::Key;
-use crate::rules::{LiveRule, RuleFacts, at, bit, fits, guard, id};
+use crate::rules::{FollowedSession, LiveRule, RuleFacts, at, bit, fits, guard, id};
 use crate::upstream::Upstream;
 
 /// A request on its way to [`RequestKind`], and what it is compared with.
@@ -69,7 +70,7 @@ impl<'a, B> RequestReader<'a, B> {
             }
         }
         if matches!(kind, RequestKind::Ordinary | RequestKind::Birth) && !self.upstream.config.follow.is_empty() {
-            facts.follows = self.followed();
+            (facts.follows, facts.unknown_follows) = self.followed();
         }
         let facts = facts.is_something().then(|| Box::new(facts));
         (kind, facts)
@@ -168,30 +169,40 @@ impl<'a, B> RequestReader<'a, B> {
     }
 
     /// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id
-    /// that was seen here.
-    fn followed(&self) -> Option<Key> {
+    /// that was seen here; in a fleet, else the ids that another stickyd may have seen.
+    fn followed(&self) -> (Option<FollowedSession>, Vec<FollowNames>) {
         let now = std::time::Instant::now();
-        let live = |key: Key| self.sessions.pins.peek(key, now, |pin| pin.worker().is_some()).unwrap_or(false);
-        let find = |id: &[u8]| {
-            let sid = self.sessions.keys.key(&self.upstream.config.name, id);
-            if live(sid) {
+        let (name, keys) = (&self.upstream.config.name, &self.sessions.keys);
+        let asks = self.sessions.fleet().is_some_and(|fleet| fleet.settings().pins);
+        let mut unknown = Vec::new();
+        let mut find = |id: &[u8]| {
+            let sid = keys.key(name, id);
+            if self.sessions.leads(sid) {
                 return Some(sid);
             }
-            let key = self.sessions.aliases.touch(
-                self.sessions.keys.of_rule(&self.upstream.config.name, FOLLOW, id),
-                now,
-                |key| *key,
-            )?;
-            live(key).then_some(key)
+            let names = FollowNames { sid, name: keys.of_rule(name, FOLLOW, id) };
+            let session = self.sessions.aliases.touch(names.name, now, |key| *key);
+            let found = session.filter(|key| self.sessions.leads(*key));
+            if asks && found.is_none() && unknown.len() < MOST_UNKNOWN {
+                unknown.push(names);
+            }
+            found
         };
-        self.upstream.config.follow.iter().filter_map(|spot| at(spot, self.request)).find_map(|id| {
+        let found = self.upstream.config.follow.iter().filter_map(|spot| at(spot, self.request)).find_map(|id| {
             // In version 2 the id of a socket in a namespace is `/chat#<sid>`.
             let behind =
                 id.iter().rposition(|b| *b == b'#').and_then(|hash| id.get(hash + 1..)).filter(|id| !id.is_empty());
             find(&id).or_else(|| find(behind?))
-        })
+        });
+        match found {
+            Some(key) => (Some(FollowedSession::Pinned(key)), Vec::new()),
+            None => (None, unknown),
+        }
     }
 }
+
+/// Maximum number of ids of one request that the fleet is asked about.
+const MOST_UNKNOWN: usize = 4;
 
 /// Sets Socket.IO socket ids apart from the ids of rules; no rule can have this name.
 pub(crate) const FOLLOW: &str = "socket.io/follow";

@@ -239,6 +239,11 @@ impl Sessions {
         self.tell_end(key);
     }
 
+    /// Whether the session is pinned here, and has a worker.
+    pub(crate) fn leads(&self, key: Key) -> bool {
+        self.pins.peek(key, Instant::now(), |pin| pin.worker().is_some()) == Some(true)
+    }
+
     /// Whether an operator, or the replacement of its worker, has ended the session.
     pub fn is_ended(&self, key: Key) -> bool {
         self.pins.peek(key, Instant::now(), |pin| pin.worker().is_none()) == Some(true)

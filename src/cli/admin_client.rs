@@ -62,6 +62,11 @@ impl RemoteError {
     pub(crate) fn new(why: &str) -> Self {
         Self(format!("error: {why}"))
     }
+
+    /// The error of a command that has done a part before, in these lines, which stays done.
+    pub(crate) fn after(self, done: &str) -> Self {
+        Self(format!("{done}{}", self.0))
+    }
 }
 
 impl AdminClient {

@@ -106,9 +106,14 @@ impl CloseCommand {
     }
 
     fn each(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {
-        let order = self.order_of_one();
-        let close = |id: &String| admin.done(Method::POST, &paths::socket_close(id), Some(&order));
-        Ok(CloseOutcome::Each { closed: self.ids.iter().map(close).collect::<Result<_, _>>()? })
+        let (order, mut closed) = (self.order_of_one(), Vec::new());
+        for id in &self.ids {
+            match admin.done(Method::POST, &paths::socket_close(id), Some(&order)) {
+                Ok(one) => closed.push(one),
+                Err(error) => return Err(error.after(&told(&CloseOutcome::Each { closed }))),
+            }
+        }
+        Ok(CloseOutcome::Each { closed })
     }
 
     fn many(&self, admin: &AdminClient) -> Result<CloseOutcome, RemoteError> {

@@ -42,6 +42,8 @@ pub struct Fleet {
     pub pins: bool,
     /// Whether this stickyd does what operators order over the fleet; default true.
     pub control: bool,
+    /// Whether the keys of TLS session tickets are shared; default true.
+    pub tickets: bool,
     /// Whether the bus reaches the workers of the other stickyds; default true.
     pub bus: bool,
 }
@@ -99,6 +101,7 @@ pub(crate) fn read(
     let pins = section.take("pins").and_then(ConfigItem::boolean).unwrap_or(true);
     let control = section.take("control").and_then(ConfigItem::boolean).unwrap_or(true);
     let bus = section.take("bus").and_then(ConfigItem::boolean).unwrap_or(true);
+    let tickets = section.take("tickets").and_then(ConfigItem::boolean).unwrap_or(true);
     section.finish();
     upstreams.iter().for_each(|read| have_names(context, read));
     Some(Fleet {
@@ -109,6 +112,7 @@ pub(crate) fn read(
         lookup_timeout: lookup_timeout.unwrap_or(Duration::from_millis(20)),
         pins,
         control,
+        tickets,
         bus,
     })
 }

@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 
 use super::members::FleetMember;
 use super::queue::{bytes, on};
-use super::{Fleet, FleetMessage};
+use super::{Fleet, FleetMessage, MOST_MESSAGE};
 use crate::locks::lock;
+use crate::telemetry::say_full;
 
 /// Topic that orders are sent on.
 const TOPIC: &str = "control";
@@ -139,6 +140,21 @@ impl KeptAnswer {
 #[derive(Default)]
 pub(super) struct KeptAnswers(Mutex<VecDeque<KeptAnswer>>);
 
+impl KeptAnswers {
+    /// Keeps an answer; returns whether the oldest one had to go for it.
+    fn keep(&self, answer: KeptAnswer) -> bool {
+        let mut kept = lock(&self.0);
+        let has_gone = kept.len() >= MOST_KEPT && kept.pop_front().is_some();
+        kept.push_back(answer);
+        has_gone
+    }
+
+    /// Forgets the answers whose next page nothing has asked for in time.
+    fn forget_old(&self, now: Instant) {
+        lock(&self.0).retain(|one| now.duration_since(one.since) < WHOLE);
+    }
+}
+
 /// A stickyd that was asked.
 struct AskedMember {
     node: u64,
@@ -149,7 +165,29 @@ struct AskedMember {
     got: u32,
     pages: u32,
     body: Vec<u8>,
-    missing: Option<String>,
+    missing: Option<MissingAnswer>,
+}
+
+/// Why there is no answer, or no whole one.
+#[derive(Debug, PartialEq, Eq)]
+enum MissingAnswer {
+    /// Nothing came in time.
+    Silent,
+    /// The work was begun and not done in time.
+    Slow,
+    /// The answer is larger than can be shown.
+    TooLarge,
+}
+
+impl MissingAnswer {
+    /// The words that follow the name of the stickyd.
+    fn words(&self) -> String {
+        match self {
+            Self::Silent => format!("was silent for {} s", SILENCE.as_secs()),
+            Self::Slow => format!("has begun, but was not done within {} s", WHOLE.as_secs()),
+            Self::TooLarge => "answered more than can be shown: use a filter or a lower --limit".to_owned(),
+        }
+    }
 }
 
 impl AskedMember {
@@ -161,6 +199,15 @@ impl AskedMember {
         self.missing.is_none() && (self.pages == 0 || self.got < self.pages)
     }
 
+    /// Whether it was silent; `None` if that is not known yet.
+    fn is_silent(&self) -> Option<bool> {
+        match self.missing {
+            Some(MissingAnswer::Silent | MissingAnswer::Slow) => Some(true),
+            Some(MissingAnswer::TooLarge) => Some(false),
+            None => (!self.is_waiting()).then_some(false),
+        }
+    }
+
     /// Gives up on a stickyd that is silent.
     fn look(&mut self, began: Instant, now: Instant) {
         if !self.is_waiting() {
@@ -168,9 +215,9 @@ impl AskedMember {
         }
         let whole = now.duration_since(began);
         if (!self.has_begun || self.pages > 0) && now.duration_since(self.heard) >= SILENCE {
-            self.missing = Some(format!("was silent for {} s", SILENCE.as_secs()));
+            self.missing = Some(MissingAnswer::Silent);
         } else if whole >= WHOLE {
-            self.missing = Some(format!("has begun, but was not done within {} s", WHOLE.as_secs()));
+            self.missing = Some(MissingAnswer::Slow);
         }
     }
 
@@ -183,7 +230,7 @@ impl AskedMember {
             return false;
         }
         if self.body.len() + content.len() > MOST_ANSWER {
-            self.missing = Some("answered more than can be shown: use a filter or a lower --limit".to_owned());
+            self.missing = Some(MissingAnswer::TooLarge);
             return false;
         }
         (self.status, self.pages) = (head.status, head.pages);
@@ -219,9 +266,9 @@ impl Fleet {
         let mut silent = lock(&self.silent);
         silent.retain(|_, since| since.elapsed() < QUIET);
         for one in asked {
-            match one.missing {
-                Some(_) => _ = silent.insert(one.node, Instant::now()),
-                None if !one.is_waiting() => _ = silent.remove(&one.node),
+            match one.is_silent() {
+                Some(true) => _ = silent.insert(one.node, Instant::now()),
+                Some(false) => _ = silent.remove(&one.node),
                 None => {}
             }
         }
@@ -237,9 +284,13 @@ impl Fleet {
     ) -> Vec<(u64, FleetReply)> {
         let began = Instant::now();
         let mut waiting: Vec<_> = asked.iter().map(|member| AskedMember::new(member.node, began)).collect();
-        if !self.publish_control(&ControlMessage::Order(order.clone())) {
-            let words = || FleetReply::Missing("was not asked: the fleet's Redis does not take the order".to_owned());
-            return waiting.iter().map(|one| (one.node, words())).collect();
+        let payload = serde_json::to_vec(&ControlMessage::Order(order.clone())).unwrap_or_default();
+        if !self.publish(TOPIC, &payload) {
+            let why = match payload.len() > MOST_MESSAGE {
+                true => "was not asked: the order is longer than 1 MiB",
+                false => "was not asked: the fleet's Redis does not take the order",
+            };
+            return waiting.iter().map(|one| (one.node, FleetReply::Missing(why.to_owned()))).collect();
         }
         let list = self.reply_list(order.question);
         let mut pause = *PAUSES.start();
@@ -261,7 +312,7 @@ impl Fleet {
         }
         self.note_silence(&waiting);
         let reply = |one: AskedMember| match one.missing {
-            Some(words) => (one.node, FleetReply::Missing(words)),
+            Some(why) => (one.node, FleetReply::Missing(why.words())),
             None => (one.node, FleetReply::Answer(one.status, one.body)),
         };
         waiting.into_iter().filter(|one| !one.is_waiting()).map(reply).collect()
@@ -273,16 +324,16 @@ impl Fleet {
             return self.series.message("bad_seal");
         };
         let all: usize = waiting.iter().map(|one| one.body.len()).sum();
-        let Some(one) = waiting.iter_mut().find(|one| one.node == head.node) else { return };
+        // A page that comes again after the last one changes nothing.
+        let is_it = |one: &&mut AskedMember| one.node == head.node && one.is_waiting();
+        let Some(one) = waiting.iter_mut().find(is_it) else { return };
         if all + content.len() > MOST_ANSWERS {
-            one.missing = Some("answered more than can be shown: use a filter or a lower --limit".to_owned());
+            one.missing = Some(MissingAnswer::TooLarge);
         } else if one.take(head, content, Instant::now()) {
-            self.publish_control(&ControlMessage::Page { node: one.node, page: one.got, question });
+            let next = ControlMessage::Page { node: one.node, page: one.got, question };
+            // Without it the answer is missing, which is noticed by the silence.
+            _ = serde_json::to_vec(&next).is_ok_and(|payload| self.publish(TOPIC, &payload));
         }
-    }
-
-    fn publish_control(&self, message: &ControlMessage) -> bool {
-        serde_json::to_vec(message).is_ok_and(|payload| self.publish(TOPIC, &payload))
     }
 
     fn reply_list(&self, question: u64) -> String {
@@ -297,16 +348,22 @@ impl Fleet {
 
     /// Answers an order: sends the first page, and keeps the others until they are asked for.
     pub(crate) async fn reply(&self, question: u64, status: u16, body: Vec<u8>) {
-        {
-            let mut kept = lock(&self.kept_answers.0);
-            let now = Instant::now();
-            kept.retain(|one| now.duration_since(one.since) < WHOLE);
-            if kept.len() >= MOST_KEPT {
-                kept.pop_front();
-            }
-            kept.push_back(KeptAnswer { question, since: now, status, body });
+        let answer = KeptAnswer { question, since: Instant::now(), status, body };
+        if answer.pages() == 1 {
+            // It takes the place of no answer that is kept.
+            let head = PageHead { node: self.node, status, page: 0, pages: 1 };
+            return self.push_page(question, head.encode(&answer.body)).await;
+        }
+        self.forget_old_answers();
+        if self.kept_answers.keep(answer) {
+            say_full!(limit = MOST_KEPT, "an answer to the fleet was given up: others of several pages are waiting");
         }
         self.send_page(question, 0).await;
+    }
+
+    /// Forgets the answers that a stickyd has stopped to read.
+    pub(crate) fn forget_old_answers(&self) {
+        self.kept_answers.forget_old(Instant::now());
     }
 
     /// Sends a page of a kept answer, and forgets the answer after its last page.
@@ -338,52 +395,4 @@ impl Fleet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kept(size: usize) -> KeptAnswer {
-        let body = (0..size).map(|i| u8::try_from(i % 251).unwrap_or_default()).collect();
-        KeptAnswer { question: 1, since: Instant::now(), status: 200, body }
-    }
-
-    #[test]
-    fn an_answer_comes_back_whole_page_by_page() {
-        for size in [0, 1, PAGE, PAGE + 1, 3 * PAGE] {
-            let (answer, now) = (kept(size), Instant::now());
-            let mut asked = AskedMember::new(7, now);
-            asked.take(PageHead { node: 7, status: 0, page: 0, pages: 0 }, &[], now);
-            assert!(asked.is_waiting() && asked.has_begun);
-            for page in 0..answer.pages() {
-                let head = PageHead { node: 7, status: 200, page, pages: answer.pages() };
-                let plain = head.encode(answer.page(page));
-                assert!(plain.len() <= 256 * 1024 - 28, "a sealed page");
-                let (head, content) = PageHead::decode(&plain).unwrap();
-                assert_eq!(asked.take(head, content, now), page + 1 < answer.pages(), "{size} {page}");
-                assert!(!asked.take(head, content, now), "a page that comes twice");
-            }
-            assert!(!asked.is_waiting() && asked.body == answer.body, "{size}");
-        }
-        assert_eq!(PageHead::decode(&[0; 17]), None, "a head has 18 bytes");
-    }
-
-    #[test]
-    fn silence_is_told_from_slow_work() {
-        let began = Instant::now();
-        let after = |seconds| began + Duration::from_secs(seconds);
-        let (mut silent, mut slow) = (AskedMember::new(1, began), AskedMember::new(2, began));
-        slow.take(PageHead { node: 2, status: 0, page: 0, pages: 0 }, &[], after(1));
-        for one in [&mut silent, &mut slow] {
-            one.look(began, after(4));
-            assert!(one.is_waiting());
-        }
-        silent.look(began, after(5));
-        slow.look(began, after(29));
-        assert_eq!((silent.missing.as_deref(), slow.is_waiting()), (Some("was silent for 5 s"), true));
-        slow.look(began, after(30));
-        assert_eq!(slow.missing.as_deref(), Some("has begun, but was not done within 30 s"));
-        let mut stuck = AskedMember::new(3, began);
-        stuck.take(PageHead { node: 3, status: 200, page: 0, pages: 2 }, b"x", after(1));
-        stuck.look(began, after(6));
-        assert_eq!(stuck.missing.as_deref(), Some("was silent for 5 s"), "in the middle of an answer");
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ mod channel;
 mod circuit;
 pub(crate) mod connect;
 pub(crate) mod control;
+pub(crate) mod lookups;
 pub(crate) mod members;
 mod pending;
 mod pin;
@@ -20,6 +21,8 @@ mod queue;
 mod seal;
 mod shard;
 pub(crate) mod states;
+mod store;
+pub(crate) mod tickets;
 pub(crate) mod users;
 
 use std::collections::BTreeMap;
@@ -47,11 +50,15 @@ use channel::{Channels, MessageStamp};
 use connect::Connector;
 use control::KeptAnswers;
 use members::{FleetMember, Summary};
+use pin::SharedName;
 pub(crate) use pin::SharedPin;
-use queue::{Lookup, PinChange, Question, Write};
-use seal::{Seals, base64url};
+use queue::{PinChange, Question, Write};
+use seal::Seals;
 use shard::Driver;
 pub(crate) use shard::Shard;
+use store::MailStore;
+pub(crate) use store::StoreFault;
+use tickets::TicketKeys;
 use users::UserPlaces;
 
 /// Time that an operator's question waits for Redis.
@@ -72,7 +79,10 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    /// What is stored in the Redis for later.
+    store: MailStore,
     users: UserPlaces,
+    tickets: Arc<TicketKeys>,
     kept_answers: KeptAnswers,
     /// Stickyds that did not answer, and since when.
     silent: Mutex<BTreeMap<u64, Instant>>,
@@ -105,7 +115,9 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            store: MailStore::default(),
             users: UserPlaces::default(),
+            tickets: Arc::default(),
             kept_answers: KeptAnswers::default(),
             silent: Mutex::default(),
             members: Mutex::default(),
@@ -145,7 +157,7 @@ impl Fleet {
     /// Tells the fleet that a session is pinned to a worker. Returns at once; the answer of the handshake may leave
     /// before Redis knows.
     pub(crate) fn learned(&self, key: Key, worker: u64, ttl: Duration) {
-        self.change(key, |name| Write::Set(PinChange { name, pin: SharedPin::new(worker, ttl), done: None }));
+        self.change(key, |name| Write::Set(PinChange::new(name, SharedPin::new(worker, ttl))));
     }
 
     /// As `learned`, and waits until Redis has the pin, at most `lookup_timeout`: for sessions that no stickyd can find
@@ -155,13 +167,26 @@ impl Fleet {
             return self.learned(key, worker, ttl);
         }
         let (done, waits) = oneshot::channel();
-        self.change(key, |name| Write::Set(PinChange { name, pin: SharedPin::new(worker, ttl), done: Some(done) }));
+        let change = |name| PinChange { done: Some(done), ..PinChange::new(name, SharedPin::new(worker, ttl)) };
+        self.change(key, |name| Write::Set(change(name)));
         let _ = timeout(self.settings.lookup_timeout, waits).await;
     }
 
     /// Keeps the pin of a session that is alive.
     pub(crate) fn renew(&self, key: Key, worker: u64, ttl: Duration) {
-        self.change(key, |name| Write::Renew(PinChange { name, pin: SharedPin::new(worker, ttl), done: None }));
+        self.change(key, |name| Write::Renew(PinChange::new(name, SharedPin::new(worker, ttl))));
+    }
+
+    /// Tells the fleet that a session has another name, which requests `follow`.
+    pub(crate) fn learned_name(&self, name: Key, session: Key, ttl: Duration) {
+        let change = |alias| Write::Set(PinChange::new(alias, SharedName::new(session, ttl)));
+        self.change_at(name, self.alias_name(name), change);
+    }
+
+    /// Keeps another name of a session that is alive.
+    pub(crate) fn renew_name(&self, name: Key, session: Key, ttl: Duration) {
+        let change = |alias| Write::Renew(PinChange::new(alias, SharedName::new(session, ttl)));
+        self.change_at(name, self.alias_name(name), change);
     }
 
     /// Forgets the pin of a session that is over, or that its worker refused.
@@ -172,67 +197,17 @@ impl Fleet {
     /// Remembers that an operator ended a session, so that no other stickyd finds it at its worker again.
     pub(crate) fn ended(&self, key: Key, ttl: Duration) {
         let pin = SharedPin { is_ended: true, ..SharedPin::new(0, ttl) };
-        self.change(key, |name| Write::Set(PinChange { name, pin, done: None }));
-    }
-
-    /// Asks Redis for the pin of a session, and waits at most `lookup_timeout`. A result other than a pin is counted
-    /// here, and so is none.
-    pub(crate) async fn look_up(&self, key: Key) -> Option<SharedPin> {
-        let shard = self.shard_of(key).filter(|shard| self.settings.pins && shard.is_usable());
-        let Some(shard) = shard else {
-            self.counts_lookup("open");
-            return None;
-        };
-        let name = self.pin_name(key);
-        let (answer, reply) = oneshot::channel();
-        if !shard.add(|queue| queue.look_up(Lookup { name: name.clone(), answer })) {
-            self.counts_lookup("open");
-            return None;
-        }
-        match timeout(self.settings.lookup_timeout, reply).await {
-            Err(_) => {
-                shard.used(true);
-                self.counts_lookup("timeout");
-                None
-            }
-            // An error of the Redis, which its thread has counted.
-            Ok(Err(_)) => {
-                self.counts_lookup("open");
-                None
-            }
-            Ok(Ok(None)) => {
-                shard.used(false);
-                self.counts_lookup("miss");
-                None
-            }
-            Ok(Ok(Some(sealed))) => {
-                shard.used(false);
-                let pin = self.seals.open(&name, &sealed).and_then(|value| SharedPin::decode(&value));
-                if pin.is_none() {
-                    self.counts_lookup("bad_seal");
-                }
-                pin
-            }
-        }
-    }
-
-    /// Counts the result of a lookup.
-    pub(crate) fn counts_lookup(&self, result: &'static str) {
-        self.series.looked_up(result);
-    }
-
-    /// Name of a session's pin in Redis.
-    pub(crate) fn pin_name(&self, key: Key) -> String {
-        format!("{}:p:{}", self.settings.prefix, base64url(&key.to_bytes()))
+        self.change(key, |name| Write::Set(PinChange::new(name, pin)));
     }
 
     fn change(&self, key: Key, write: impl FnOnce(String) -> Write) {
-        if !self.settings.pins {
-            return;
-        }
-        let Some(shard) = self.shard_of(key) else { return };
-        let name = self.pin_name(key);
-        if shard.add(|queue| queue.write(write(name))) {
+        self.change_at(key, self.pin_name(key), write);
+    }
+
+    fn change_at(&self, key: Key, name: String, write: impl FnOnce(String) -> Write) {
+        if let Some(shard) = self.shard_of(key).filter(|_| self.settings.pins)
+            && shard.add(|queue| queue.write(write(name)))
+        {
             self.series.writes_dropped.inc();
         }
     }
@@ -349,11 +324,14 @@ impl Fleet {
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(store::drive(self.clone(), stop.clone())));
         let fleet = self.clone();
         let beat = async move {
             loop {
+                fleet.forget_old_tickets();
                 if fleet.show(&summary()).await {
                     fleet.users.shown();
+                    fleet.share_tickets().await;
                 }
                 if timeout(HEARTBEAT, fleet.connected.notified()).await.is_ok() {
                     fleet.users.rejoin();

@@ -1,4 +1,4 @@
-//! A pin as Redis keeps it: 16 bytes before they are sealed.
+//! A pin as Redis keeps it, 16 bytes before they are sealed, and another name of a session, 17 bytes.
 
 use std::time::Duration;
 
@@ -54,6 +54,71 @@ impl SharedPin {
     }
 }
 
+/// What leads from another name of a session to the session's pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SharedName {
+    /// Key of the session.
+    session: Key,
+    /// How long the session lives after its last activity, in seconds; it is not stored.
+    ttl_s: u32,
+}
+
+impl SharedName {
+    pub(crate) fn new(session: Key, ttl: Duration) -> Self {
+        Self { session, ttl_s: SharedPin::new(0, ttl).ttl_s }
+    }
+
+    fn encode(self) -> [u8; 17] {
+        let mut value = [VERSION; 17];
+        for (to, from) in value.iter_mut().skip(1).zip(self.session.to_bytes()) {
+            *to = from;
+        }
+        value
+    }
+
+    /// Reads the key of the session.
+    pub(crate) fn decode(value: &[u8]) -> Option<Key> {
+        let (&VERSION, session) = value.split_first()? else { return None };
+        session.try_into().ok().map(Key::from_bytes)
+    }
+}
+
+/// What Redis keeps of a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum SharedValue {
+    Pin(SharedPin),
+    Name(SharedName),
+}
+
+impl SharedValue {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        match self {
+            Self::Pin(pin) => pin.encode().to_vec(),
+            Self::Name(name) => name.encode().to_vec(),
+        }
+    }
+
+    /// How long Redis keeps it, in seconds. A name is of no use without its pin.
+    pub(crate) fn kept_s(self) -> u64 {
+        match self {
+            Self::Pin(pin) => pin.kept_s(),
+            Self::Name(name) => SharedPin { worker: 0, ttl_s: name.ttl_s, is_ended: false }.kept_s(),
+        }
+    }
+}
+
+impl From<SharedPin> for SharedValue {
+    fn from(pin: SharedPin) -> Self {
+        Self::Pin(pin)
+    }
+}
+
+impl From<SharedName> for SharedValue {
+    fn from(name: SharedName) -> Self {
+        Self::Name(name)
+    }
+}
+
 impl Fleet {
     /// The pin of a session, for an operator: counts nothing, and waits longer than requests do. `None` if Redis does
     /// not answer.
@@ -81,6 +146,11 @@ mod tests {
         assert_eq!(SharedPin::decode(&pin.encode()), Some(pin));
         assert_eq!(SharedPin::decode(&pin.encode()[1..]), None);
         assert_eq!(SharedPin::decode(&[2; 16]), None, "another version");
+        let name = SharedName::new(Key(1 << 56, 2), Duration::from_secs(50));
+        assert_eq!(SharedName::decode(&SharedValue::from(name).encode()), Some(Key(1 << 56, 2)));
+        assert_eq!(SharedName::decode(&[2; 17]), None, "another version");
+        assert_eq!((SharedName::decode(&[1; 16]), SharedName::decode(&[])), (None, None));
+        assert_eq!(SharedValue::from(name).kept_s(), pin.kept_s());
         assert_eq!((pin.kept_s(), SharedPin::new(1, Duration::from_secs(300)).kept_s()), (240, 1_200));
     }
 }

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use redis::{Cmd, Value, cmd};
 use tokio::sync::oneshot;
 
+use super::pin::SharedValue;
+
 /// Maximum number of writes that wait: 4 MB, and what is sent in seconds after a pause of Redis.
 pub(crate) const MOST_WRITES: usize = 65_536;
 
@@ -59,12 +61,18 @@ pub(crate) struct LostEntry {
     pub(crate) member: Vec<u8>,
 }
 
-/// A pin, sealed only when it is sent, so that the caller need not do it.
+/// A pin or a name, sealed only when it is sent, so that the caller need not do it.
 pub(crate) struct PinChange {
     pub(crate) name: String,
-    pub(crate) pin: super::pin::SharedPin,
+    pub(crate) value: SharedValue,
     /// Told when Redis has the pin.
     pub(crate) done: Option<oneshot::Sender<()>>,
+}
+
+impl PinChange {
+    pub(crate) fn new(name: String, value: impl Into<SharedValue>) -> Self {
+        Self { name, value: value.into(), done: None }
+    }
 }
 
 /// A question for the value of a key.

@@ -10,8 +10,12 @@ use super::queue::{bytes, on};
 /// Seconds after which states are forgotten if no order renews the table: 30 days.
 const KEPT_S: u64 = 30 * 24 * 3_600;
 
-/// Maximum number of states that are read.
+/// Maximum number of states that are kept. Each new life of a worker may have a name of its own, so that the states of
+/// past workers would pile up.
 const MOST_STATES: usize = 10_000;
+
+/// Maximum number of states that are removed at once.
+const MOST_REMOVED: usize = 1_000;
 
 /// An admin state of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +57,7 @@ impl Fleet {
         matches!(replies.first(), Some(Value::Int(_)))
     }
 
-    /// The states of all workers; `None` if Redis does not answer.
+    /// The states of all workers; `None` if Redis does not answer. Removes the oldest ones of too many.
     pub(crate) async fn states(&self) -> Option<Vec<FleetState>> {
         let key = self.control_name("admin");
         let pairs: Vec<(Value, Value)> = match self.ask(vec![on("HGETALL", &key)]).await?.pop()? {
@@ -70,13 +74,48 @@ impl Fleet {
             if plain.is_none() {
                 self.series.message("bad_seal");
             }
-            serde_json::from_slice(&plain?).ok()
+            serde_json::from_slice(&plain?).ok().map(|state| (field, state))
         };
-        Some(pairs.into_iter().take(MOST_STATES).filter_map(read).collect())
+        let (kept, over) = newest(pairs.into_iter().filter_map(read).collect(), MOST_STATES);
+        if !over.is_empty() {
+            let mut remove = on("HDEL", &key);
+            over.iter().take(MOST_REMOVED).for_each(|field| _ = remove.arg(field));
+            // What stays for want of an answer is removed at the next look.
+            _ = self.ask(vec![remove]).await;
+        }
+        Some(kept)
     }
+}
+
+/// The newest states, at most this number, and the fields of the others.
+fn newest(mut all: Vec<(String, FleetState)>, most: usize) -> (Vec<FleetState>, Vec<String>) {
+    all.sort_by_key(|(_, state)| std::cmp::Reverse(state.version()));
+    let over = all.split_off(all.len().min(most));
+    (all.into_iter().map(|(_, state)| state).collect(), over.into_iter().map(|(field, _)| field).collect())
 }
 
 /// What a sealed state is bound to: it cannot be moved to another worker.
 fn bound(key: &str, field: &str) -> String {
     format!("{key} {field}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_of_too_many_states_are_removed() {
+        let state = |at_us: i64| {
+            let text = String::new;
+            let (state, stickyd, who, upstream, worker) = (text(), text(), text(), text(), at_us.to_string());
+            let state =
+                FleetState { at_us, file: None, grace_ms: None, question: 0, state, stickyd, upstream, who, worker };
+            (format!("field {at_us}"), state)
+        };
+        let all: Vec<_> = [3, 1, 5, 2, 4].map(state).into();
+        let (kept, over) = newest(all.clone(), 3);
+        assert_eq!(kept.iter().map(|one| one.at_us).collect::<Vec<_>>(), [5, 4, 3]);
+        assert_eq!(over, ["field 2", "field 1"]);
+        assert_eq!(newest(all, 5).1, Vec::<String>::new());
+    }
 }

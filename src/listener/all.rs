@@ -15,6 +15,7 @@ use super::bind::{BindTerms, adopt, bind};
 use super::{BindError, BoundListener, ListenerPart, ListenerSettings};
 use crate::config;
 use crate::events::tell;
+use crate::fleet::tickets::TicketKeys;
 use crate::metrics::Metrics;
 use crate::systemd::{self, Inherited};
 
@@ -51,6 +52,8 @@ pub(crate) struct ListenerSet {
     /// All sockets passed by systemd, whether in use or not.
     given: Vec<Inherited>,
     threads: usize,
+    /// Keys of TLS session tickets that the fleet shares.
+    tickets: Option<Arc<TicketKeys>>,
     /// Certificates at the last look, to tell which ones were renewed.
     shown: Vec<ShownCertificate>,
 }
@@ -108,9 +111,10 @@ impl ListenerPlan {
 }
 
 impl ListenerSet {
-    /// Creates a set without listeners. `given` holds the sockets passed by systemd.
-    pub(crate) fn new(given: Vec<Inherited>, threads: usize) -> Self {
-        Self { open: Vec::new(), given, threads, shown: Vec::new() }
+    /// Creates a set without listeners. `given` holds the sockets passed by systemd, `tickets` the keys of TLS session
+    /// tickets that the fleet shares.
+    pub(crate) fn new(given: Vec<Inherited>, threads: usize, tickets: Option<Arc<TicketKeys>>) -> Self {
+        Self { open: Vec::new(), given, threads, tickets, shown: Vec::new() }
     }
 
     /// Returns the addresses of the listeners, in the order of the configuration.
@@ -167,12 +171,15 @@ impl ListenerSet {
         let slot = |(config, kept): (&config::Listener, &Option<usize>)| match *kept {
             Some(index) => Ok(ListenerSlot::Kept(index, self.changed(index, config)?)),
             None => match given.next().flatten() {
-                Some(given) => Ok(ListenerSlot::New(adopt(config, &given.socket, self.threads)?, true)),
+                Some(given) => Ok(ListenerSlot::New(
+                    adopt(config, self.settings(config, None)?, &given.socket, self.threads)?,
+                    true,
+                )),
                 None => {
                     let port = config.address.port();
                     let ours = going.iter().any(|open| !open.adopted && port != 0 && open.bound.address.port() == port);
                     let terms = BindTerms { shared: ours, only_ipv6: config.takes_only_ipv6(wanted) };
-                    Ok(ListenerSlot::New(bind(config, self.threads, terms)?, false))
+                    Ok(ListenerSlot::New(bind(config, self.settings(config, None)?, self.threads, terms)?, false))
                 }
             },
         };
@@ -206,9 +213,17 @@ impl ListenerSet {
     fn changed(&self, index: usize, new: &config::Listener) -> Result<Option<ListenerSettings>, BindError> {
         match self.open.get(index) {
             Some(open) if open.config == *new => Ok(None),
-            Some(open) => ListenerSettings::of(new, Some(&open.bound.settings.load())).map(Some),
-            None => ListenerSettings::of(new, None).map(Some),
+            Some(open) => self.settings(new, Some(&open.bound.settings.load())).map(Some),
+            None => self.settings(new, None).map(Some),
         }
+    }
+
+    fn settings(
+        &self,
+        config: &config::Listener,
+        before: Option<&ListenerSettings>,
+    ) -> Result<ListenerSettings, BindError> {
+        ListenerSettings::of(config, before, self.tickets.as_ref())
     }
 
     /// Carries out the plan. `wanted` must be the list that the plan was made from.
@@ -280,7 +295,7 @@ mod tests {
 
     #[test]
     fn listeners_on_port_0_match_by_order_and_keep_their_ports() {
-        let mut set = ListenerSet::new(Vec::new(), 1);
+        let mut set = ListenerSet::new(Vec::new(), 1, None);
         let any = || listener("127.0.0.1:0", None);
         becomes(&mut set, vec![any(), any(), any()]);
         let first = set.addresses();
@@ -296,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_wider_address_on_the_same_port_replaces_a_narrower_one() {
-        let mut set = ListenerSet::new(Vec::new(), 2);
+        let mut set = ListenerSet::new(Vec::new(), 2, None);
         becomes(&mut set, vec![listener("127.0.0.1:0", None)]);
         let narrow = set.addresses();
         let wide = format!("0.0.0.0:{}", narrow[0].port());
@@ -312,7 +327,7 @@ mod tests {
         let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
         let (four, six) = (format!("0.0.0.0:{port}"), format!("[::]:{port}"));
         let both = || vec![listener(&four, None), listener(&six, None)];
-        let mut set = ListenerSet::new(Vec::new(), 2);
+        let mut set = ListenerSet::new(Vec::new(), 2, None);
         becomes(&mut set, both());
         assert_eq!(set.addresses().len(), 2);
         // Alone, the one of IPv6 takes IPv4 clients, too.
@@ -326,7 +341,7 @@ mod tests {
     fn a_listener_that_comes_back_gets_its_systemd_socket_again() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        let mut set = ListenerSet::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1);
+        let mut set = ListenerSet::new(vec![Inherited { name: "web".to_owned(), address, socket }], 1, None);
         let web = || listener("127.0.0.1:1", Some("web"));
         becomes(&mut set, vec![web()]);
         assert_eq!(set.addresses(), [address]);

@@ -25,8 +25,13 @@ pub(super) struct BindTerms {
 /// Binds a listener's address for `threads` threads.
 ///
 /// # Errors
-/// The address is in use or not local, or the certificate cannot be used.
-pub(super) fn bind(config: &config::Listener, threads: usize, terms: BindTerms) -> Result<BoundListener, BindError> {
+/// The address is in use or not local.
+pub(super) fn bind(
+    config: &config::Listener,
+    settings: ListenerSettings,
+    threads: usize,
+    terms: BindTerms,
+) -> Result<BoundListener, BindError> {
     let BindTerms { shared, only_ipv6 } = terms;
     let failed = |error| BindError::Socket(config.address, error);
     let first = match alone(config.address, only_ipv6) {
@@ -45,7 +50,7 @@ pub(super) fn bind(config: &config::Listener, threads: usize, terms: BindTerms) 
         // Connections inherit it, and the next start needs it while some of them are in TIME_WAIT.
         socket.set_reuse_address(true).map_err(failed)?;
     }
-    finish(config, address, sockets.into_iter().map(Into::into).collect())
+    Ok(finish(settings, address, sockets.into_iter().map(Into::into).collect()))
 }
 
 /// Binds the first socket of a listener, so that no other process has the address: with SO_REUSEPORT, another process
@@ -67,9 +72,10 @@ fn alone(address: SocketAddr, only_ipv6: bool) -> io::Result<Socket> {
 /// descriptor of its own.
 ///
 /// # Errors
-/// The certificate cannot be used, or the socket does not support one of the options that our own sockets have.
+/// The socket does not support one of the options that our own sockets have.
 pub(super) fn adopt(
     config: &config::Listener,
+    settings: ListenerSettings,
     given: &std::net::TcpListener,
     threads: usize,
 ) -> Result<BoundListener, BindError> {
@@ -80,17 +86,13 @@ pub(super) fn adopt(
     socket.set_nonblocking(true).map_err(failed)?;
     options(&socket).map_err(failed)?;
     let sockets = (0..threads).map(|_| given.try_clone()).collect::<io::Result<_>>().map_err(failed)?;
-    finish(config, address, sockets)
+    Ok(finish(settings, address, sockets))
 }
 
-fn finish(
-    config: &config::Listener,
-    address: SocketAddr,
-    sockets: Vec<std::net::TcpListener>,
-) -> Result<BoundListener, BindError> {
-    let settings = Arc::new(ArcSwap::from_pointee(ListenerSettings::of(config, None)?));
+fn finish(settings: ListenerSettings, address: SocketAddr, sockets: Vec<std::net::TcpListener>) -> BoundListener {
+    let settings = Arc::new(ArcSwap::from_pointee(settings));
     let (removed, accepting) = (CancellationToken::new(), TaskTracker::new());
-    Ok(BoundListener { address, sockets, settings, removed, accepting })
+    BoundListener { address, sockets, settings, removed, accepting }
 }
 
 /// What may have the address of a socket that is bound.
@@ -138,13 +140,16 @@ mod tests {
     #[test]
     fn no_two_listeners_ever_have_the_same_address() {
         let loopback = |port| config::Listener::plain(([127, 0, 0, 1], port).into());
-        let port = bind(&loopback(0), 2, BindTerms::default()).unwrap().address.port();
+        let bind = |listener: &config::Listener| {
+            bind(listener, ListenerSettings::of(listener, None, None)?, 2, BindTerms::default())
+        };
+        let port = bind(&loopback(0)).unwrap().address.port();
         let (owners, won) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..2_000 {
-                        let Ok(bound) = bind(&loopback(port), 2, BindTerms::default()) else { continue };
+                        let Ok(bound) = bind(&loopback(port)) else { continue };
                         assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0, "two have the port at the same time");
                         owners.fetch_sub(1, Ordering::SeqCst);
                         won.fetch_add(1, Ordering::SeqCst);

@@ -42,6 +42,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::config::{self, Redirect};
+use crate::fleet::tickets::TicketKeys;
 use crate::thread::{ListenerRemoved, Thread};
 
 pub(crate) use accept_queue::AcceptQueue;
@@ -143,10 +144,14 @@ struct ListenerSettings {
 
 impl ListenerSettings {
     /// Builds the settings. `before` holds the previous settings of the same listener, so that TLS clients can go on
-    /// resuming their sessions.
-    fn of(config: &config::Listener, before: Option<&Self>) -> Result<Self, BindError> {
+    /// resuming their sessions; `tickets` has the keys that the fleet shares for that.
+    fn of(
+        config: &config::Listener,
+        before: Option<&Self>,
+        tickets: Option<&Arc<TicketKeys>>,
+    ) -> Result<Self, BindError> {
         let before = before.and_then(|before| before.tls.as_deref());
-        let tls = config.tls.as_ref().map(|tls| TlsTerms::build(tls, before)).transpose();
+        let tls = config.tls.as_ref().map(|tls| TlsTerms::build(tls, before, tickets)).transpose();
         Ok(Self {
             tls: tls.map_err(|error| BindError::Tls(config.address, error))?,
             websocket_over_http2: config.websocket_over_http2,

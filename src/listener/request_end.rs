@@ -53,6 +53,9 @@ impl HeadScan {
         if !is_fresh || matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
             return None;
         }
+        if is_one_head(bytes) {
+            return Some(bytes.len());
+        }
         let end = BLANK_LINE.find(bytes).map(|at| at + 3);
         let bare = BARE_BLANK_LINE.find(bytes.get(..end.unwrap_or(bytes.len()))?).map(|at| at + 2);
         bare.or(end)
@@ -76,6 +79,17 @@ impl HeadScan {
         self.line = self.line.with(bytes.get(start..).unwrap_or_default());
         None
     }
+}
+
+/// Whether the first blank line is at the very end, as it is after a request without a body that came alone. A loop
+/// without an early end is compiled to vector instructions, and takes less than half of two searches.
+fn is_one_head(bytes: &[u8]) -> bool {
+    let Some(before) = bytes.len().checked_sub(3).filter(|_| bytes.ends_with(b"\n\r\n")) else { return false };
+    let (second, third) = (bytes.get(1..).unwrap_or_default(), bytes.get(2..).unwrap_or_default());
+    let places = bytes.iter().zip(second).zip(third).take(before);
+    let blank = places
+        .fold(false, |seen, ((a, b), c)| seen | ((*a == b'\n') & ((*b == b'\n') | ((*b == b'\r') & (*c == b'\n')))));
+    !blank
 }
 
 /// A control character in a chunk extension.

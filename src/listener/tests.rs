@@ -28,6 +28,10 @@ fn loopback() -> config::Listener {
     config::Listener::plain(([127, 0, 0, 1], 0).into())
 }
 
+fn settings(config: &config::Listener) -> ListenerSettings {
+    ListenerSettings::of(config, None, None).unwrap()
+}
+
 /// Checks the options of a connection accepted from `bound`.
 fn has_our_options(mut bound: BoundListener) {
     let (socket, _) = bound.take().unwrap();
@@ -43,20 +47,20 @@ fn has_our_options(mut bound: BoundListener) {
 
 #[test]
 fn accepted_sockets_inherit_the_listeners_options() {
-    has_our_options(bind(&loopback(), 1, BindTerms::default()).unwrap());
+    has_our_options(bind(&loopback(), settings(&loopback()), 1, BindTerms::default()).unwrap());
 }
 
 #[test]
 fn sockets_accepted_from_an_adopted_socket_inherit_them_too() {
     let given = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let bound = adopt(&loopback(), &given, 3).unwrap();
+    let bound = adopt(&loopback(), settings(&loopback()), &given, 3).unwrap();
     assert_eq!((bound.sockets.len(), bound.address), (3, given.local_addr().unwrap()));
     has_our_options(bound);
 }
 
 #[test]
 fn an_address_in_use_is_an_error_even_for_the_same_user() {
-    let bound = bind(&loopback(), 2, BindTerms::default()).unwrap();
+    let bound = bind(&loopback(), settings(&loopback()), 2, BindTerms::default()).unwrap();
     let again = config::Listener { address: bound.address, ..loopback() };
-    assert!(matches!(bind(&again, 2, BindTerms::default()), Err(BindError::Socket(..))));
+    assert!(matches!(bind(&again, settings(&again), 2, BindTerms::default()), Err(BindError::Socket(..))));
 }

@@ -2,10 +2,12 @@
 //!
 //! A listener's [`TlsTerms`] determine which certificate a host has and whether client certificates are requested. Most
 //! listeners have one policy and one rustls configuration; with several, the ClientHello decides. Each policy encrypts
-//! its tickets with keys of its own, so that a session opened without a client certificate never resumes where one is
-//! required (CVE-2025-23419), and rustls binds every ticket to the server name it was issued for. Terms are immutable:
-//! a reload builds new ones, which keep the ticket keys of every policy that stays. Revocation lists and OCSP are not
-//! supported.
+//! its tickets with keys of its own or, in a fleet, binds them to itself, so that a session opened without a client
+//! certificate never resumes where one is required (CVE-2025-23419), and rustls binds every ticket to the server name
+//! it was issued for. Terms are immutable: a reload builds new ones, which keep the ticket keys of every policy that
+//! stays. Revocation lists and OCSP are not supported.
+
+mod fleet_tickets;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +24,9 @@ use tokio::net::TcpStream;
 use hyper::header::HeaderValue;
 
 use crate::config::{self, Buffers, ClientAuth};
+use crate::fleet::tickets::TicketKeys;
 use crate::net::tls_stream::TlsStream;
+use fleet_tickets::FleetTicketer;
 
 /// TLS settings of a listener, as of one configuration.
 pub struct TlsTerms {
@@ -39,7 +43,8 @@ pub struct TlsTerms {
 /// Client-certificate requirement of some hosts, with the rustls configuration for it.
 struct Policy {
     auth: ClientAuth,
-    tickets: Arc<dyn ProducesTickets>,
+    /// Makes tickets with keys of this policy alone.
+    own_tickets: Arc<dyn ProducesTickets>,
     config: Arc<ServerConfig>,
 }
 
@@ -61,11 +66,15 @@ struct Site {
 
 impl TlsTerms {
     /// Builds the TLS settings. `before` holds the previous settings of this listener: clients go on resuming sessions
-    /// where the policy stays.
+    /// where the policy stays. `shared` has the keys that the fleet shares.
     ///
     /// # Errors
     /// A certificate cannot be parsed, its key cannot be used, or the system provides no random bytes.
-    pub(crate) fn build(tls: &config::Tls, before: Option<&Self>) -> Result<Arc<Self>, rustls::Error> {
+    pub(crate) fn build(
+        tls: &config::Tls,
+        before: Option<&Self>,
+        shared: Option<&Arc<TicketKeys>>,
+    ) -> Result<Arc<Self>, rustls::Error> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut auths: Vec<&ClientAuth> = Vec::new();
         for certificate in &tls.certificates {
@@ -76,9 +85,13 @@ impl TlsTerms {
         let sites = Arc::new(Sites::build(tls, &auths, &provider)?);
         let policies = auths.into_iter().map(|auth| {
             let kept = before.and_then(|before| before.policies.iter().find(|policy| policy.auth == *auth));
-            let tickets = kept.map_or_else(aws_lc_rs::Ticketer::new, |policy| Ok(policy.tickets.clone()))?;
+            let own_tickets = kept.map_or_else(aws_lc_rs::Ticketer::new, |policy| Ok(policy.own_tickets.clone()))?;
+            let tickets = match shared {
+                Some(keys) => Arc::new(FleetTicketer::new(keys.clone(), tls, auth, own_tickets.clone())),
+                None => own_tickets.clone(),
+            };
             let config = server_config(tls, auth, &sites, &tickets, &provider)?;
-            Ok(Policy { auth: auth.clone(), tickets, config })
+            Ok(Policy { auth: auth.clone(), own_tickets, config })
         });
         let policies = policies.collect::<Result<_, rustls::Error>>()?;
         let name = |certificate: &config::Certificate| {

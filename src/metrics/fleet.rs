@@ -106,6 +106,10 @@ const QUEUE: Family = Family {
     name: "stickyd_fleet_queue",
     help: "Changes of shared pins and messages that wait for the fleet's Redis.",
 };
+const TICKETS: Family = Family {
+    name: "stickyd_fleet_ticket_keys",
+    help: "Keys of TLS session tickets that the stickyds of the fleet share; while there is none, each one uses its own.",
+};
 const SKEW: Family = Family {
     name: "stickyd_fleet_clock_skew_seconds",
     help: "Difference of a stickyd's clock to that of the Redis; up to 64 members.",
@@ -123,6 +127,11 @@ impl Families {
         self.gauge(&UP, &at, f64::from(u8::from(is_up)));
         self.gauge(&OPEN, &at, f64::from(u8::from(!is_up)));
         self.gauge(&QUEUE, &at, value(queue as u64));
+    }
+
+    /// Adds how many shared keys of TLS session tickets there are.
+    pub(crate) fn fleet_tickets(&mut self, count: usize) {
+        self.gauge(&TICKETS, &[], value(count as u64));
     }
 
     /// Adds the clock of one stickyd.

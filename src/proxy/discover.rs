@@ -12,6 +12,7 @@
 //! find no owner consume budget.
 
 mod fleet_hint;
+pub(crate) mod follow;
 mod owner_search;
 mod probe;
 mod tokens;

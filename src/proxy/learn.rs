@@ -54,6 +54,13 @@ impl<'a> Ahead<'a> {
         Self { answer, held, seen: Vec::new(), whole, deadline: None }
     }
 
+    /// Goes on reading a body ahead of which some was read before.
+    pub(crate) fn again(answer: &'a mut WorkerBody, held: &'a mut VecDeque<Frame<Bytes>>) -> Self {
+        let data = held.iter().filter_map(Frame::data_ref);
+        let (seen, whole) = (data.flatten().copied().collect(), answer.is_end_stream());
+        Self { answer, held, seen, whole, deadline: None }
+    }
+
     /// Reads one frame. Returns `false` if there is nothing more to read: the body has ended, `limit` is reached, or
     /// the time is up. A slow body is not an error; what was read is then released as it is.
     async fn more(&mut self, limit: usize) -> Result<bool, Problem> {
@@ -94,12 +101,7 @@ pub(crate) async fn beginning(
     held: &mut VecDeque<Frame<Bytes>>,
     bytes: usize,
 ) -> Result<Vec<u8>, Problem> {
-    let mut seen = Vec::new();
-    for frame in held.iter() {
-        seen.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-    }
-    let whole = body.is_end_stream();
-    let mut ahead = Ahead { answer: body, held, seen, whole, deadline: None };
+    let mut ahead = Ahead::again(body, held);
     while ahead.more(bytes).await? {}
     Ok(ahead.seen)
 }
@@ -122,7 +124,7 @@ pub(crate) fn looks(job: &Job, parts: &Parts) -> bool {
 }
 
 /// Whether a poll's response may bring Socket.IO ids that ordinary requests name later (`follow`).
-fn names_sockets(job: &Job, parts: &Parts) -> bool {
+pub(crate) fn names_sockets(job: &Job, parts: &Parts) -> bool {
     !job.upstream.config.follow.is_empty() && job.ask.is_poll() && parts.status == StatusCode::OK
 }
 
@@ -385,7 +387,7 @@ pub(crate) async fn refuses(live: &LiveRule, parts: &Parts, ahead: &mut Ahead<'_
 }
 
 /// Learns Socket.IO's own ids from the response to an Engine.IO poll, because the client may name them from now on.
-async fn names(job: &Job, key: affinity::pins::Key, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
+pub(crate) async fn names(job: &Job, key: Key, parts: &Parts, ahead: &mut Ahead<'_>) -> Result<(), Problem> {
     if !job.ask.is_engine_io(&job.upstream) || !answer::is_text(&parts.headers) {
         return Ok(());
     }

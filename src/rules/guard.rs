@@ -63,6 +63,10 @@ fn is_signalr<B>(request: &Request<B>, is_pinned: impl FnOnce(&[u8]) -> bool) ->
 
 /// `/{prefix}/{server}/{session}/{transport}`: the server is a number below 1,000.
 fn is_sockjs(path: &str) -> bool {
+    // Most other requests end here.
+    if path.len() < "/0/".len() + SOCKJS_ID + "/xhr".len() {
+        return false;
+    }
     let mut segments = path.rsplit('/');
     let is_transport = matches!(
         segments.next(),

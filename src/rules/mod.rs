@@ -19,7 +19,9 @@ use hyper::header::{self, HeaderMap};
 
 use crate::config::rules::{Learn, LookupRule, On, Protocol, RefusalRule, Rule, Spot};
 use crate::config::{self, Affinity};
+use crate::cookie::WorkerId;
 use crate::engine_io;
+use crate::fleet::lookups::FollowNames;
 use crate::keys::{Key, Keys};
 use crate::metrics::{Metrics, RuleSeries};
 
@@ -31,6 +33,15 @@ pub struct LiveRule {
     pub series: RuleSeries,
     /// Bit of the rule's first `learn` entry in `RuleFacts::births`.
     pub(crate) first: usize,
+}
+
+/// The Socket.IO session that an ordinary request names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FollowedSession {
+    /// It is pinned here, under this key.
+    Pinned(Key),
+    /// Another stickyd of the fleet has pinned it to this worker.
+    At(WorkerId),
 }
 
 /// What the rules other than `socket.io` find in a request.
@@ -46,13 +57,20 @@ pub struct RuleFacts {
     pub plain: bool,
     /// Hash of a client-made id, which is the ring key of the session.
     pub hash: Option<[u8; 16]>,
-    /// Key of the Socket.IO session that an ordinary request names.
-    pub follows: Option<Key>,
+    /// The Socket.IO session that an ordinary request names.
+    pub follows: Option<FollowedSession>,
+    /// Ids that an ordinary request names, and that only another stickyd of the fleet may know.
+    pub(crate) unknown_follows: Vec<FollowNames>,
 }
 
 impl RuleFacts {
     pub(crate) fn is_something(&self) -> bool {
-        self.births != 0 || self.ends != 0 || self.creates || self.hash.is_some() || self.follows.is_some()
+        self.births != 0
+            || self.ends != 0
+            || self.creates
+            || self.hash.is_some()
+            || self.follows.is_some()
+            || !self.unknown_follows.is_empty()
     }
 
     /// Whether the response may contain a new id.

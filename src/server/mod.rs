@@ -89,7 +89,8 @@ impl Server {
         let shared = Shared::new(&config, secret, keys);
         // The listener set owns them from now on: it remembers the config each socket was made from.
         let wanted = std::mem::take(&mut config.listeners);
-        let mut listeners = listener::ListenerSet::new(parent.sockets, config.threads);
+        let tickets = shared.sessions.fleet().and_then(|fleet| fleet.ticket_keys().cloned());
+        let mut listeners = listener::ListenerSet::new(parent.sockets, config.threads, tickets);
         let mut plan = listeners.plan(&wanted)?;
         if let Some(left) = plan.left() {
             return Err(ListenerSetError::from(left.unmatched()).into());

@@ -40,14 +40,14 @@ fn engine(number: usize, leg: &mut Leg) {
     }
 }
 
-const FOLLOW: &str = "follow = [\"header:x-socket-id\", \"query:socketId\"]\n";
+pub(super) const FOLLOW: &str = "follow = [\"header:x-socket-id\", \"query:socketId\"]\n";
 
-fn pool() -> Pool {
+pub(super) fn pool() -> Pool {
     Pool::scripted(3, |number, _, leg| engine(number, leg))
 }
 
 /// Worker and reason of an ordinary request with this id, once in a header and once in the query.
-fn led(proxy: &Proxy, id: &str) -> [(String, String); 2] {
+pub(super) fn led(proxy: &Proxy, id: &str) -> [(String, String); 2] {
     let by_header = ask(proxy, "POST", "/upload", &format!("X-Socket-Id: {id}\r\n"), "x");
     let by_query = ask(proxy, "GET", &format!("/page?a=b&socketId={}", id.replace('#', "%23")), "", "");
     [by_header, by_query].map(|answer| {

@@ -44,6 +44,7 @@ fn wrong_values_are_explained_without_the_password() {
         ("redis = \"rediss+cluster://a\"\ntls = { server_name = \"b\" }", "`server_name` has no effect"),
         ("redis = \"redis://a\"\npins = 1", "`pins` must be true or false"),
         ("redis = \"redis://a\"\ncontrol = \"no\"", "`control` must be true or false"),
+        ("redis = \"redis://a\"\ntickets = 12", "`tickets` must be true or false"),
     ];
     for (fleet, why) in wrong {
         let text = errors(fleet);
@@ -76,6 +77,7 @@ fn every_setting_arrives_and_a_change_needs_a_restart() {
     assert_eq!((fleet.prefix.as_str(), fleet.lookup_timeout.as_millis(), fleet.pins), ("stickyd", 20, true));
     assert!(!fleet.name.is_empty(), "the host's name");
     assert!(fleet.control && !with("control = false").fleet.unwrap().control);
+    assert!(fleet.tickets && !with("tickets = false").fleet.unwrap().tickets);
     let other = with("name = \"edge-1\"\nprefix = \"p\"\nlookup_timeout = \"5ms\"\npins = false\nusername = \"u\"\n");
     let fleet = other.fleet.clone().unwrap();
     assert_eq!((fleet.name.as_str(), fleet.prefix.as_str(), fleet.pins), ("edge-1", "p", false));

@@ -38,7 +38,8 @@ pub(super) fn edge(address: &str, name: &str, redis: &str, more: &str) -> Binary
 /// Starts stickyds named `edge-1`, `edge-2` and so on, and waits until each does what another one orders.
 pub(super) fn edges(count: usize, address: &str, redis: &str) -> Vec<Binary> {
     let all: Vec<_> = (1..=count).map(|i| edge(address, &format!("edge-{i}"), redis, "")).collect();
-    wait_until_all_obey(&all[0], count);
+    // Each one is asked by another one, too.
+    all.iter().for_each(|one| wait_until_all_obey(one, count));
     all
 }
 
@@ -200,6 +201,16 @@ fn ids_of_sockets_belong_to_one_stickyd() {
     cli(&all[1], &["sockets", &of_first]).is(0, &["edge-1", "one", "1 of 1 stickyds answered"]);
     cli(&all[1], &["sockets", &of_second]).is(1, &["there is no live socket"]);
     cli(&all[1], &["close", &shared]).is(0, &[&format!("closing {shared} at edge-1")]);
+    // What was closed before an error is told with it.
+    (0..2).for_each(|_| _ = begin_session(all[1].address, "&store=7"));
+    let (one, other) = wait_for("edge-2 has two sockets", || match ids(&all[1]).as_slice() {
+        [one, other, ..] => Ok((one.clone(), other.clone())),
+        few => Err(few.to_vec()),
+    });
+    let said = cli(&all[0], &["close", &format!("edge-2/{one}"), "edge-9/x"]);
+    said.is(1, &[&format!("closing {one} at edge-2\nerror: no stickyd of the fleet is named `edge-9`")]);
+    let said = command(&all[1], &["close", &other, "none"]);
+    said.is(1, &[&format!("closing {other}\nerror: ")]);
     cli(&all[1], &["sockets", "edge-9/x"]).is(1, &["no stickyd of the fleet is named `edge-9`"]);
 }
 

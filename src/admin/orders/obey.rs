@@ -28,19 +28,28 @@ const AT_ONCE: usize = 32;
 const LOOK: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Pause between two questions for the time, until Redis answers for the first time.
+const FIRST: Duration = Duration::from_millis(100);
+
 /// Executes orders for as long as stickyd runs.
 pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
+    // Since when orders count: one that was sent before this stickyd listened is a replayed one. Known before anything
+    // is received, so that no order comes too early.
+    let begun_us = loop {
+        match fleet.redis_us().await {
+            Some(now_us) => break now_us,
+            None => tokio::time::sleep(FIRST).await,
+        }
+    };
     let mut messages = fleet.orders();
     let room = Arc::new(Semaphore::new(AT_ONCE));
-    // Since when orders count: one that was sent before this stickyd listened is a replayed one.
-    let mut begun_us = None;
     let mut next_look = Instant::now() + LOOK;
     loop {
         match timeout(next_look.saturating_duration_since(Instant::now()), messages.recv()).await {
             Ok(None) => return,
             Ok(Some(FleetMessage::Message { payload, .. })) => match fleet.read_control(&payload) {
                 Some(ControlMessage::Order(order)) if order.to.is_some_and(|node| node != fleet.node()) => {}
-                Some(ControlMessage::Order(order)) if begun_us.is_some_and(|begun| order.at_us >= begun) => {
+                Some(ControlMessage::Order(order)) if order.at_us >= begun_us => {
                     begin(&api, &fleet, order, &room);
                 }
                 Some(ControlMessage::Page { node, page, question }) if node == fleet.node() => {
@@ -52,11 +61,8 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             },
             Ok(Some(FleetMessage::Gap)) => next_look = Instant::now(),
             Err(_) => {
-                if begun_us.is_none() {
-                    begun_us = fleet.redis_us().await;
-                }
-                let has_read = begun_us.is_some() && catch_up(&api, &fleet).await;
-                next_look = Instant::now() + if has_read { LOOK } else { AGAIN };
+                fleet.forget_old_answers();
+                next_look = Instant::now() + if catch_up(&api, &fleet).await { LOOK } else { AGAIN };
             }
         }
     }

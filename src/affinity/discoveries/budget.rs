@@ -30,13 +30,13 @@ pub(crate) struct Budget {
 /// When a full table was last cleaned. Cleaning visits every entry, so that a flood must not cause it for each new
 /// entry.
 #[derive(Default)]
-struct Cleaned(Option<Millis>);
+pub(super) struct Cleaned(Option<Millis>);
 
 impl Cleaned {
     /// Minimum interval between two cleanings, in milliseconds.
     const EVERY_MS: u64 = 250;
 
-    fn take_due(&mut self, now_ms: Millis) -> bool {
+    pub(super) fn take_due(&mut self, now_ms: Millis) -> bool {
         let due = self.0.is_none_or(|last| now_ms.since(last) >= Self::EVERY_MS);
         if due {
             self.0 = Some(now_ms);

@@ -2,6 +2,7 @@
 //! searches under way. Left out: the search itself (`proxy::discover`).
 
 pub(crate) mod budget;
+mod followed;
 pub(crate) mod search;
 
 use std::sync::Mutex;
@@ -11,6 +12,7 @@ use crate::config::Limits;
 use crate::keys::Key;
 use crate::locks::lock;
 use budget::{Budget, Misses};
+use followed::FollowedIds;
 use search::Searches;
 
 /// State of discovery, shared by all threads. It is locked for a few operations per *discovery*, never for a request
@@ -19,6 +21,7 @@ pub struct Discoveries {
     pub(crate) budget: Mutex<Budget>,
     pub(crate) misses: Mutex<Misses<Key>>,
     pub(crate) searches: Searches,
+    pub(crate) followed: Mutex<FollowedIds>,
 }
 
 impl Discoveries {
@@ -28,6 +31,7 @@ impl Discoveries {
             budget: Mutex::new(Budget::new(limits.discoveries_per_address, limits.discoveries)),
             misses: Mutex::default(),
             searches: Mutex::default(),
+            followed: Mutex::default(),
         }
     }
 

@@ -9,6 +9,7 @@ use super::Discoveries;
 use crate::fleet::SharedPin;
 use crate::keys::Key;
 use crate::locks::lock;
+use crate::rules::FollowedSession;
 use crate::upstream::serial::WorkerSerial;
 use crate::upstream::worker::Worker;
 
@@ -43,6 +44,8 @@ pub(crate) struct Search {
     pub(crate) verdicts: tokio::sync::Mutex<Option<(Instant, Verdicts)>>,
     /// The session's pin in the fleet's Redis, and when it was looked up.
     pub(crate) fleet: tokio::sync::Mutex<Option<(Instant, Option<SharedPin>)>>,
+    /// What the fleet knows of this id, which ordinary requests name, and when it was asked.
+    pub(crate) followed: tokio::sync::Mutex<Option<(Instant, Option<FollowedSession>)>>,
     /// Serials of workers that refused the real sid.
     pub(crate) refused: Mutex<Vec<WorkerSerial>>,
     /// Workers at which GETs wait, the newest last: the first guess for the POST that will make them answer.

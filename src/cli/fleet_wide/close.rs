@@ -19,8 +19,10 @@ pub(crate) fn each(command: &CloseCommand, admin: &AdminClient) -> Result<FleetT
     let (mut text, mut all) = (String::new(), None::<FleetSaid>);
     for (at, id) in places {
         let path = paths::socket_close(id);
-        let said = FleetSaid::order(admin, Some(&at), path, Some(&command.order_of_one()))?;
-        for FromStickyd { stickyd, answer, .. } in said.answers::<ClosedSocket>()? {
+        let asked = FleetSaid::order(admin, Some(&at), path, Some(&command.order_of_one()));
+        let closed = asked.and_then(|said| said.answers::<ClosedSocket>().map(|closed| (said, closed)));
+        let (said, closed) = closed.map_err(|error| error.after(&text))?;
+        for FromStickyd { stickyd, answer, .. } in closed {
             text.push_str(&format!("closing {} at {stickyd}\n", answer.id));
         }
         all = Some(match all {

@@ -24,7 +24,11 @@ pub(crate) fn drain(command: &DrainCommand, order: Option<&GraceOrder>) -> Resul
         return Ok(FleetText { said, text });
     }
     follow(command, &admin, answers)?;
-    let text = format!("drained: no session is left\n{}", said.absences());
+    let done = match said.is_partial() {
+        true => "drained at the stickyds that answered: they have no session left",
+        false => "drained: no session is left",
+    };
+    let text = format!("{done}\n{}", said.absences());
     Ok(FleetText { said, text })
 }
 

@@ -146,6 +146,7 @@ const BY_HAND: &[(&str, &str, &str, bool)] = &[
     ("fleet", "lookup_timeout", "\"20ms\"", true),
     ("fleet", "pins", "true", true),
     ("fleet", "control", "true", true),
+    ("fleet", "tickets", "true", true),
     ("fleet", "bus", "true", true),
     ("admin", "address", "the socket in `state_dir` alone", true),
     ("admin", "token_file", "none", true),

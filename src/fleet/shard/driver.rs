@@ -216,7 +216,9 @@ impl Driver {
             let own: Vec<_> = replies.by_ref().take(commands.len()).collect();
             for reply in &own {
                 if let Value::ServerError(error) = reply {
-                    self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
+                    let kind = kind_of(error.code(), false);
+                    self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+                    self.is_replica |= kind == "readonly";
                 }
             }
             let _ = answer.send(own);
@@ -234,7 +236,7 @@ impl Driver {
             Write::Set(change) => self.set(change, false),
             Write::Renew(change) => {
                 let mut command = cmd("EXPIRE");
-                command.arg(&change.name).arg(change.pin.kept_s());
+                command.arg(&change.name).arg(change.value.kept_s());
                 command
             }
             Write::Forget(name) => {
@@ -272,9 +274,9 @@ impl Driver {
     }
 
     fn set(&self, change: &PinChange, only_new: bool) -> Cmd {
-        let sealed = self.seals.seal(&change.name, &change.pin.encode()).unwrap_or_default();
+        let sealed = self.seals.seal(&change.name, &change.value.encode()).unwrap_or_default();
         let mut command = cmd("SET");
-        command.arg(&change.name).arg(sealed).arg("EX").arg(change.pin.kept_s());
+        command.arg(&change.name).arg(sealed).arg("EX").arg(change.value.kept_s());
         if only_new {
             command.arg("NX");
         }

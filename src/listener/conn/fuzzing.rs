@@ -32,7 +32,7 @@ pub fn conn(
         port_value: HeaderValue::from(config.address.port()),
         removed: Rc::default(),
         accepted: thread.shared.metrics.accepted(&config.address.to_string()),
-        settings: Arc::new(ListenerSettings::of(config, None).ok()?),
+        settings: Arc::new(ListenerSettings::of(config, None, None).ok()?),
     });
     Some(Rc::new(Conn {
         trusted: listener.trusts(peer),

@@ -80,31 +80,31 @@ async fn a_new_certificate_is_used_at_once_and_sessions_resume() {
     let (old, mut new) = (authority.tls(ClientAuth::Off), authority.tls(ClientAuth::Off));
     // Tickets do not depend on the kind of buffers.
     new.buffers = Buffers::Own;
-    let before = TlsTerms::build(&old, None).unwrap();
+    let before = TlsTerms::build(&old, None, None).unwrap();
     let client = authority.client();
     assert_eq!(shaken(&before, &client).await, (old.certificates[0].chain[0].clone(), false));
-    let after = TlsTerms::build(&new, Some(&before)).unwrap();
+    let after = TlsTerms::build(&new, Some(&before), None).unwrap();
     // No certificate is sent in a resumed session: the client remembers the one the session was opened with.
     assert_eq!(shaken(&after, &client).await, (old.certificates[0].chain[0].clone(), true));
     assert_eq!(shaken(&after, &authority.client()).await, (new.certificates[0].chain[0].clone(), false));
     // Another listener has ticket keys of its own.
-    let other = TlsTerms::build(&new, None).unwrap();
+    let other = TlsTerms::build(&new, None, None).unwrap();
     assert!(!shaken(&other, &client).await.1);
 }
 
 #[tokio::test]
 async fn a_session_does_not_outlive_its_policy() {
     let authority = Authority::new();
-    let off = TlsTerms::build(&authority.tls(ClientAuth::Off), None).unwrap();
+    let off = TlsTerms::build(&authority.tls(ClientAuth::Off), None, None).unwrap();
     let client = authority.client();
     shaken(&off, &client).await;
     let asks = authority.tls(ClientAuth::Optional(vec![authority.root.clone()]));
-    let optional = TlsTerms::build(&asks, Some(&off)).unwrap();
+    let optional = TlsTerms::build(&asks, Some(&off), None).unwrap();
     assert!(!shaken(&optional, &client).await.1);
     assert!(shaken(&optional, &client).await.1);
     // The same mode with another authority is another policy.
     let other = authority.tls(ClientAuth::Optional(vec![Authority::new().root]));
-    assert!(!shaken(&TlsTerms::build(&other, Some(&optional)).unwrap(), &client).await.1);
+    assert!(!shaken(&TlsTerms::build(&other, Some(&optional), None).unwrap(), &client).await.1);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn names_are_found_in_any_case_and_with_a_trailing_dot() {
         more.certificates[0].hosts = vec![host.to_owned()];
         tls.certificates.append(&mut more.certificates);
     }
-    let terms = TlsTerms::build(&tls, None).unwrap();
+    let terms = TlsTerms::build(&tls, None, None).unwrap();
     for (host, policy) in [
         ("a.example", 0),
         ("", 0),

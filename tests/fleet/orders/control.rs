@@ -21,8 +21,34 @@ fn a_frozen_stickyd_is_named_and_obeys_once_it_goes_on() {
     let said = cli(&all[0], &["drain", "app/one"]);
     let said = said.is(1, &["edge-1: app/one is in drain", "edge-2: app/one is in drain"]);
     assert!(said.out.ends_with("2 of 3 stickyds answered: edge-3 was silent for 5 s\n"), "{}", said.all());
+    let said = cli(&all[0], &["drain", "app/one", "--wait"]);
+    said.is(1, &["drained at the stickyds that answered: they have no session left", "edge-3 was silent for 5 s"]);
     all[2].signal("CONT");
     wait_for("the order is done there, too", || states(&all) == ["drain", "drain", "drain"]);
+}
+
+#[test]
+fn too_many_questions_at_once_are_refused() {
+    let (redis, _worker, all) = polling_edges(2);
+    all[1].signal("STOP");
+    // It would vanish from the list after 15 s, which a loaded machine may take.
+    for member in redis.keys("stickyd:{ctl}:m:") {
+        redis.cli(&["persist", &member]);
+    }
+    // Each of them waits for the silent one for 5 s.
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let ask = || {
+            let (status, said) = api(&all[0], "path=/api/v1/stats", None);
+            assert!(status == 200 || said["error"].as_str().unwrap().contains("too many questions"), "{said}");
+            status
+        };
+        let asked: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert!(statuses.contains(&503), "{statuses:?}");
+    assert!(statuses.iter().filter(|status| **status == 200).count() >= 4, "{statuses:?}");
+    all[1].signal("CONT");
+    wait_for("the bound counts only what is under way", || api(&all[0], "path=/api/v1/stats", None).0 == 200);
 }
 
 #[test]

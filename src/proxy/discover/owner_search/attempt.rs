@@ -130,6 +130,12 @@ impl OwnerSearch<'_> {
             Ok(proof) => proof,
             Err(problem) => return AttemptStep::Done(Discovery::Failed, respond::problem(problem)),
         };
+        if proof == SessionProof::Given && learn::names_sockets(job, &answer.parts) {
+            let HeldAnswer { parts, held, body } = &mut answer;
+            if let Err(problem) = learn::names(job, self.key, parts, &mut Ahead::again(body, held)).await {
+                return AttemptStep::Done(Discovery::Failed, respond::problem(problem));
+            }
+        }
         AttemptStep::Done(self.result(), self.release(worker, answer, proof, in_flight, record))
     }
 
