@@ -93,6 +93,18 @@ impl Broadcast {
         Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
     }
 
+    /// Prepares whole frames, which one socket gets together, whatever its kind.
+    pub(crate) fn of_frames(frames: Bytes) -> Arc<Self> {
+        let (text, event) = (Some(frames.clone()), Some(frames));
+        Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
+    }
+
+    /// The same message with a count of its own.
+    pub(crate) fn once_more(&self) -> Arc<Self> {
+        let (text, event) = (self.text.clone(), self.event.clone());
+        Arc::new(Self { text, event, tally: Mutex::default(), done: Notify::new() })
+    }
+
     /// Returns the message for one socket. If there is no frame for its kind, counts it as [`Fate::OtherKind`] and
     /// returns `None`.
     pub(crate) fn post(self: &Arc<Self>, socket_io: bool) -> Option<Posted> {
@@ -188,8 +200,13 @@ impl Drop for Posted {
 /// Encodes a Socket.IO event, the same in protocol revisions 3 to 5: Engine.IO's message type `4`, Socket.IO's EVENT
 /// type `2`, the namespace unless it is `/`, and the array of the name and the arguments.
 pub(crate) fn event(namespace: &str, name: &str, args: &[Value]) -> String {
-    let array = Value::from_iter(std::iter::once(Value::from(name)).chain(args.iter().cloned()));
+    let array = event_array(name, args);
     if namespace == "/" { format!("42{array}") } else { format!("42{namespace},{array}") }
+}
+
+/// Encodes the name and the arguments of an event as a JSON array.
+pub(crate) fn event_array(name: &str, args: &[Value]) -> String {
+    Value::from_iter(std::iter::once(Value::from(name)).chain(args.iter().cloned())).to_string()
 }
 
 #[cfg(test)]

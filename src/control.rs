@@ -90,6 +90,7 @@ impl Control {
             self.0.metrics.forget_worker(&gone.upstream, &gone.name);
         }
         self.0.snapshot.store(Arc::new(new));
+        self.0.queues.follow(self.0.snapshot.load().named());
         drain::polling::look(&self.0, clock::now_ms());
         self.0.changed.send_replace(());
     }

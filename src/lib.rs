@@ -40,6 +40,7 @@ mod outbound;
 mod printable;
 mod processes;
 mod proxy;
+mod queue;
 mod random;
 mod rate_limit;
 mod readings;

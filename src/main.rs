@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Maint(maint) => ExitCode::from(maint.run()),
         Command::Ready(ready) => ExitCode::from(ready.run()),
         Command::Notify(notify) => ExitCode::from(notify.run()),
+        Command::Queue(queue) => ExitCode::from(queue.run()),
         Command::Logs(logs) => ExitCode::from(logs.run()),
         Command::Scale(scale) => ExitCode::from(scale.run()),
         Command::Stop(stop) => ExitCode::from(stop.stop()),

@@ -40,6 +40,7 @@ mod packaging;
 mod page;
 mod profile;
 mod protocols;
+mod queue;
 mod references;
 mod reload;
 mod retries;

@@ -12,6 +12,7 @@ mod failures;
 mod labels;
 mod launchers;
 mod machines;
+mod queue;
 mod recovery;
 mod start;
 

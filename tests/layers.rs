@@ -47,6 +47,7 @@ const LAYERS: &[&str] = &[
     "upstream",
     "sockets",
     "affinity",
+    "queue",
     "route",
     "client_limits",
     "history",

@@ -59,7 +59,7 @@ impl AdminTokens {
 }
 
 /// Paths at which messages are sent to clients.
-const EMITTING: [&str; 2] = [paths::BROADCAST, paths::EMIT];
+const EMITTING: [&str; 3] = [paths::BROADCAST, paths::EMIT, paths::QUEUE];
 
 /// Set of peers that can connect to the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

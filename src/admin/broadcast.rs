@@ -87,10 +87,22 @@ pub(crate) async fn send_to(
     sockets: Vec<Arc<Socket>>,
     allowed: Allowed,
 ) -> Result<FateCounts, ApiRefusal> {
+    let counts = hand_to(api, seat, broadcast, sockets, Arc::new(allowed));
+    counts.await.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"))
+}
+
+/// As `send_to`, and returns the way of the result at once.
+pub(super) fn hand_to(
+    api: &Api,
+    seat: impl Send + 'static,
+    broadcast: Arc<Broadcast>,
+    sockets: Vec<Arc<Socket>>,
+    allowed: Arc<Allowed>,
+) -> oneshot::Receiver<FateCounts> {
     // Runs to its end even if the client of this request goes away.
     let (done, counts) = oneshot::channel();
     api.spawn(run(api.shared.clone(), seat, broadcast, sockets, allowed, done));
-    counts.await.map_err(|_| refuse(StatusCode::SERVICE_UNAVAILABLE, "stickyd is stopping"))
+    counts
 }
 
 /// Sockets that may receive broadcasts, by the present configuration.
@@ -134,7 +146,7 @@ async fn run(
     _seat: impl Send + 'static,
     broadcast: Arc<Broadcast>,
     sockets: Vec<Arc<Socket>>,
-    allowed: Allowed,
+    allowed: Arc<Allowed>,
     done: oneshot::Sender<FateCounts>,
 ) {
     for slice in sockets.chunks(SLICE.max(sockets.len() / SLICES)) {

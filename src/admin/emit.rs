@@ -1,9 +1,10 @@
 //! `POST /api/v1/emit`: sends a Socket.IO event of the backend to the clients of an upstream, on the way that
 //! `[upstream.NAME] emit` names.
 //!
-//! A message is sent at most once. If anything in the request is wrong, nothing is sent. In a fleet, frames go to the
-//! sockets of all stickyds ([`fleet`]). Left out: what each way sends (`crate::emit`, `bus::emit`,
-//! `admin::broadcast`), and the token that allows this and nothing else (`auth`).
+//! A message is sent at most once, unless it is for users of an `offline_queue` ([`away`](super::away)). If anything in
+//! the request is wrong, nothing is sent. In a fleet, frames go to the sockets of all stickyds ([`fleet`]). Left out:
+//! what each way sends (`crate::emit`, `bus::emit`, `admin::broadcast`), and the token that allows this and nothing
+//! else (`auth`).
 
 mod fleet;
 mod refusal;
@@ -15,9 +16,11 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::api::{EmitAnswer, EmitOrder};
+use super::api::{BroadcastAnswer, EmitAnswer, EmitOrder};
+use super::away::AwayOrder;
 use super::broadcast::{Allowed, check_event, describe, send_to};
 use super::layers::WholeBody;
 use super::orders::Passing;
@@ -35,8 +38,8 @@ use refusal::EmitRefusal;
 pub(crate) use seats::EmitSeats;
 
 /// Fields that a request body may have, for error messages.
-const HELP: &str =
-    "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; with frames also text";
+const HELP: &str = "upstream, namespace, rooms, except, event, args; with the bus also ack, timeout, path; \
+     with frames also text; with an offline_queue also queue, id";
 
 /// Maximum number of rooms of a message, and of bytes of the name of one.
 const MOST_ROOMS: usize = 1_000;
@@ -56,6 +59,8 @@ pub(crate) async fn send(
     let message = message(&order)?;
     let way = way(&api, &upstream)?;
     let ack = ack(&order, &way)?;
+    let is_passed_on = passing.sender().is_none();
+    let away = AwayOrder::read(&api, &order, &upstream, &way, &message, is_passed_on)?;
     let via = match &way {
         EmitWay::Redis(_) => EmitVia::Redis,
         EmitWay::Bus => EmitVia::Bus,
@@ -68,18 +73,57 @@ pub(crate) async fn send(
     if let (EmitWay::Frames, Some(who)) = (&way, passing.of_backend(&api)) {
         // Nothing is sent anywhere if a room is wrong.
         message.rooms.iter().chain(&message.except).try_for_each(|room| label(room).map(|_| ()))?;
-        return Ok(Json(fleet::emit(&api, &upstream, order, who).await?));
+        return Ok(Json(fleet::emit(&api, &upstream, order, who, away).await?));
     }
     let Some(seat) = api.emitting.take().await else {
         return Err(EmitRefusal::full(&api, via));
     };
-    let said = match way {
-        EmitWay::Redis(to) => over_redis(&api, &upstream, &to, &message).await,
-        EmitWay::Bus => over_bus(&api, &upstream, message, ack, order.path).await,
-        EmitWay::Frames => as_frames(&api, &upstream, &message, order.text.as_deref(), seat).await,
+    let id = away.as_ref().map(|away| away.id().to_owned());
+    let emission = Emission { message, ack, path: order.path, text: order.text, id };
+    let said = match (way, away) {
+        (EmitWay::Redis(to), _) => over_redis(&api, &upstream, &to, &emission.message).await,
+        (EmitWay::Bus, None) => over_bus(&api, &upstream, emission).await,
+        (EmitWay::Bus, Some(away)) => away.over_bus(&api, &upstream, emission).await,
+        (EmitWay::Frames, None) => as_frames(&api, &upstream, &emission, seat).await,
+        (EmitWay::Frames, Some(away)) => away.as_frames(&api, &upstream, &emission, seat).await,
     };
     api.shared.metrics.care.emitted(via, if said.is_ok() { EmitResult::Published } else { EmitResult::Failed });
     Ok(Json(said?))
+}
+
+/// A message to send, and what only one of the ways can do.
+#[derive(Clone)]
+pub(super) struct Emission {
+    pub(super) message: EmitMessage,
+    /// Time in which clients are to answer, if their answers are asked for.
+    pub(super) ack: Option<Duration>,
+    pub(super) path: Option<String>,
+    pub(super) text: Option<String>,
+    /// Name of the message, if it is stored for users that are away: all receivers get it, so that they know copies.
+    pub(super) id: Option<String>,
+}
+
+impl Emission {
+    /// The same message to other rooms.
+    pub(super) fn to(&self, rooms: Vec<String>) -> Self {
+        Self { message: EmitMessage { rooms, ..self.message.clone() }, ..self.clone() }
+    }
+
+    /// The arguments that Socket.IO clients get: those of the request, and the name of the message.
+    fn named_args(&self) -> Vec<Value> {
+        self.message.args.iter().cloned().chain(self.id.clone().map(Value::from)).collect()
+    }
+
+    /// The frames of the message, for sockets of both kinds.
+    pub(super) fn frames(&self) -> Arc<Broadcast> {
+        let EmitMessage { namespace, event: name, args, .. } = &self.message;
+        let plain = match (&self.text, &self.id) {
+            (Some(text), _) => text.clone(),
+            (None, None) => serde_json::json!({ "args": args, "event": name }).to_string(),
+            (None, Some(id)) => serde_json::json!({ "args": args, "event": name, "id": id }).to_string(),
+        };
+        Broadcast::new(Some(&plain), Some(&event(namespace, name, &self.named_args())))
+    }
 }
 
 /// Returns the upstream that a request names; it may be left out if there is only one.
@@ -187,13 +231,9 @@ async fn over_redis(
     }
 }
 
-async fn over_bus(
-    api: &Api,
-    upstream: &Upstream,
-    message: EmitMessage,
-    ack: Option<Duration>,
-    path: Option<String>,
-) -> Result<EmitAnswer, ApiRefusal> {
+pub(super) async fn over_bus(api: &Api, upstream: &Upstream, emission: Emission) -> Result<EmitAnswer, ApiRefusal> {
+    let message = EmitMessage { args: emission.named_args(), ..emission.message };
+    let (ack, path) = (emission.ack, emission.path);
     let began = Instant::now();
     let name = upstream.config.name.clone();
     let unlinked = || {
@@ -230,36 +270,33 @@ pub(crate) async fn ask_bus(api: &Api, upstream: &str, path: Option<String>, mat
 async fn as_frames(
     api: &Api,
     upstream: &Upstream,
-    message: &EmitMessage,
-    text: Option<&str>,
+    emission: &Emission,
     seat: OwnedSemaphorePermit,
 ) -> Result<EmitAnswer, ApiRefusal> {
-    let began = Instant::now();
+    let (began, message) = (Instant::now(), &emission.message);
     let rooms = [&message.rooms, &message.except].map(|rooms| rooms.iter().map(|room| label(room)).collect());
     let [rooms, except]: [Result<Vec<_>, _>; 2] = rooms;
     let sockets = chosen(api, upstream, &rooms?, &except?).await;
     let matched = sockets.len();
-    let plain = match text {
-        Some(text) => text.to_owned(),
-        None => serde_json::json!({ "args": message.args, "event": message.event }).to_string(),
-    };
-    let framed = event(&message.namespace, &message.event, &message.args);
-    let broadcast = Broadcast::new(Some(&plain), Some(&framed));
     let allowed = Allowed::now(&api.shared, Some(&upstream.config.name));
-    let counts = send_to(api, seat, broadcast, sockets, allowed).await?;
-    let described = describe(matched, &counts, began.elapsed());
-    Ok(EmitAnswer {
-        matched: Some(matched),
+    let counts = send_to(api, seat, emission.frames(), sockets, allowed).await?;
+    Ok(as_answer(describe(matched, &counts, began.elapsed())))
+}
+
+/// The answer that says what frames have reached.
+pub(super) fn as_answer(described: BroadcastAnswer) -> EmitAnswer {
+    EmitAnswer {
+        matched: Some(described.matched),
         not_reached: Some(described.not_reached),
         published: true,
         reached: Some(described.reached),
         took_ms: described.took_ms,
         ..EmitAnswer::default()
-    })
+    }
 }
 
 /// Reads a room as the label that it stands for where messages go as frames.
-fn label(room: &str) -> Result<(String, String), ApiRefusal> {
+pub(super) fn label(room: &str) -> Result<(String, String), ApiRefusal> {
     let label = room.split_once([':', '=']).filter(|(name, value)| !name.is_empty() && !value.is_empty());
     let wrong =
         || wrong(format!("with via = \"frames\" a room is a label with its value such as user:7, not `{room}`"));
@@ -267,7 +304,7 @@ fn label(room: &str) -> Result<(String, String), ApiRefusal> {
 }
 
 /// The sockets of an upstream that have any of some labels, all if there are none, without those that are excepted.
-async fn chosen(
+pub(super) async fn chosen(
     api: &Api,
     upstream: &Upstream,
     labels: &[(String, String)],

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub(crate) mod auth;
+mod away;
 mod bind;
 mod broadcast;
 mod emit;
@@ -22,6 +23,7 @@ mod log;
 mod notify;
 mod orders;
 pub(crate) mod page;
+mod queue;
 pub(crate) mod scrape;
 mod sessions;
 mod sockets;
@@ -278,6 +280,9 @@ fn handlers(path: &str) -> MethodRouter<Api> {
         paths::NOTIFY_TEST => post(notify::test),
         paths::OPENAPI => get(openapi),
         paths::PINS => get(sessions::pin),
+        paths::QUEUE => get(queue::list).post(queue::send),
+        paths::QUEUE_DELETE => post(queue::delete),
+        paths::QUEUE_SHOW => post(queue::show),
         paths::RELOAD => post(reload),
         paths::SOCKETS => get(sockets::list),
         paths::SOCKETS_CLOSE => get(sockets::close::progress).post(sockets::close::many),

@@ -41,6 +41,7 @@ pub(crate) fn scrape_with(shared: &Shared, look: &ProcessTable) -> Vec<u8> {
     metrics.spawn.show(&mut live);
     show_names(&mut live, shared, &snapshot);
     show_fleet(&mut live, shared);
+    shared.queues.stored().iter().for_each(|(upstream, messages)| live.queue_stored(upstream, *messages));
     let (open, limit) = (descriptors::open(), descriptors::limit());
     live.own_process(processes::own().as_ref().map(own), u64::try_from(open).ok(), limit);
     set_gauges(metrics, shared);

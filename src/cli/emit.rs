@@ -5,6 +5,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::remote::RemoteArgs;
+use super::table::counted;
 use crate::admin::api::{EmitAnswer, EmitOrder, paths};
 
 /// Arguments of `stickyd emit`.
@@ -41,6 +42,13 @@ pub struct EmitCommand {
     /// Time in which clients are to answer, up to 30s [default: 5s]
     #[arg(long, value_name = "TIME", requires = "ack")]
     pub timeout: Option<String>,
+    /// How long the message is kept for users that are away, such as 2h, or `no`, with an `offline_queue` [default: as
+    /// the file says]
+    #[arg(long, value_name = "TIME")]
+    pub queue: Option<String>,
+    /// Name of the message for clients that get it from the queue [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
     /// Connection to stickyd, and output format.
     #[command(flatten)]
     pub asking: RemoteArgs,
@@ -63,8 +71,10 @@ impl EmitCommand {
             args: (!self.args.is_empty()).then(|| self.args.iter().map(arg).collect()),
             event: Some(self.event.clone()),
             except: some(&self.except),
+            id: self.id.clone(),
             namespace: self.namespace.clone(),
             path: self.path.clone(),
+            queue: self.queue.as_ref().map(|text| if text == "no" { Value::from(false) } else { text.clone().into() }),
             rooms: some(&self.rooms),
             text: self.text.clone(),
             timeout: self.timeout.clone(),
@@ -74,11 +84,22 @@ impl EmitCommand {
 }
 
 fn told(said: &EmitAnswer) -> String {
+    let mut text = sent(said);
+    if let (Some(queued @ 1..), Some(id)) = (said.queued, &said.id) {
+        text.push_str(&format!("stored for {}, with the id {id}\n", counted(queued as u64, "user")));
+    }
+    text
+}
+
+fn sent(said: &EmitAnswer) -> String {
     if let Some((reached, matched)) = said.reached.zip(said.matched) {
         let missing = said.missing.iter().flatten().map(|why| format!("{why}\n"));
         return format!("{reached} of {matched} sockets were reached\n") + &missing.collect::<String>();
     }
     let Some((workers, sockets)) = said.workers.zip(said.sockets) else {
+        if said.queued.is_some() {
+            return String::new();
+        }
         return "published: the adapter of the application hands it to its clients\n".to_owned();
     };
     let mut text = format!("{workers} workers handed it to {sockets} sockets\n");

@@ -25,6 +25,7 @@ mod man;
 mod notify;
 mod page;
 mod progress;
+mod queue;
 mod quick;
 mod reference;
 mod reload;
@@ -64,6 +65,7 @@ pub(crate) use logs::LogsCommand;
 pub(crate) use man::ManCommand;
 pub(crate) use notify::NotifyCommand;
 pub(crate) use page::PageCommand;
+pub(crate) use queue::QueueCommand;
 pub(crate) use reference::ReferenceCommand;
 pub(crate) use reload::ReloadCommand;
 pub use run::RunCommand;
@@ -201,6 +203,10 @@ pub enum Command {
     ///
     /// Example: stickyd notify test discord
     Notify(NotifyCommand),
+    /// Count, show or delete messages for users whose clients are away
+    ///
+    /// Example: stickyd queue list
+    Queue(QueueCommand),
     /// Print what the workers wrote that stickyd starts
     ///
     /// Example: stickyd logs -f app/1

@@ -20,8 +20,8 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet,
-    history, limits, listener, log, notify, quick_spawn, routes, rules, secret, state_dir, telemetry, upstream,
-    workers,
+    history, limits, listener, log, notify, offline_queue, quick_spawn, routes, rules, secret, state_dir, telemetry,
+    upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -98,6 +98,7 @@ pub fn for_command_line(listen: &[String], workers: &[String]) -> Result<Config,
         same_site: None,
         affinity: Vec::new(),
         follow: None,
+        offline_queue: None,
         entries: spans,
         spawn: None,
     }];
@@ -162,6 +163,7 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     rules::check_across(context, &upstreams, &routes);
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let fleet = fleet::read(context, &mut root, secret.is_some(), &upstreams);
+    offline_queue::need_a_fleet(context, &upstreams, fleet.is_some());
     let limits = limits::read(&mut root);
     let history = history::read(&mut root);
     let log = log::read(context, &mut root);

@@ -27,6 +27,7 @@ mod listener;
 mod load;
 mod log;
 pub(crate) mod notify;
+mod offline_queue;
 mod outbound;
 pub(crate) mod pattern;
 mod quick_spawn;
@@ -80,6 +81,7 @@ pub(crate) use load::{Loaded, load_admin, load_noting, load_with};
 pub(crate) use log::AccessFormat;
 pub use log::{Log, LogFormat, check_level};
 pub(crate) use notify::NotifyRules;
+pub(crate) use offline_queue::OfflineQueue;
 pub(crate) use outbound::{Authorities, OutboundTarget};
 pub(crate) use quick_spawn::for_spawn;
 pub(crate) use resolve::look_up;
@@ -245,6 +247,8 @@ pub struct Upstream {
     pub machine: Option<Arc<str>>,
     /// Values that count as a problem; `None`: none do.
     pub alarm: Option<Arc<alarm::Alarm>>,
+    /// Messages for users whose clients are away; `None`: none are kept.
+    pub offline_queue: Option<OfflineQueue>,
 }
 
 impl Upstream {
@@ -287,6 +291,7 @@ impl Upstream {
             spawn: None,
             machine: None,
             alarm: None,
+            offline_queue: None,
         }
     }
 }

@@ -14,8 +14,8 @@ use super::spawn::{self, ReadSpawn, Spawn};
 use super::values::{duration, percent, size, word};
 use super::workers::{self, WorkerEntry};
 use super::{
-    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels, tunnels,
-    worker_tls,
+    AdminState, Affinity, RemovedPolicy, Upstream, alarm, drain, eject, emit, guards, health, labels, offline_queue,
+    tunnels, worker_tls,
 };
 
 /// `SameSite` attribute of the affinity cookie.
@@ -40,6 +40,8 @@ pub(crate) struct ReadUpstream {
     pub(crate) affinity: Vec<(Affinity, Span)>,
     /// Place of the key `follow`, if it is given.
     pub(crate) follow: Option<Span>,
+    /// Place of the table `offline_queue`, if it is given.
+    pub(crate) offline_queue: Option<Span>,
     /// Place of the entry of each worker, in the order of the upstream's workers.
     pub(crate) entries: Vec<Span>,
     /// The table `spawn`, if it is given.
@@ -99,6 +101,8 @@ pub(crate) fn read(
     }
     upstream.labels = labels::read(&mut section, &upstream.name);
     upstream.alarm = alarm::read(&mut section, &upstream.labels);
+    let (offline_queue, queue_at) = offline_queue::read(&mut section, &upstream.labels).unzip();
+    upstream.offline_queue = offline_queue;
     if let Some(policy) = removed {
         upstream.removed = policy;
     }
@@ -113,7 +117,8 @@ pub(crate) fn read(
     upstream.tunnels = tunnels::read(&mut section);
     bounds(&mut section, &mut upstream);
     section.finish();
-    Some(ReadUpstream { upstream, name: name.span, same_site, affinity, follow, entries, spawn })
+    let name = name.span;
+    Some(ReadUpstream { upstream, name, same_site, affinity, follow, offline_queue: queue_at, entries, spawn })
 }
 
 /// Reads `cookie`; returns the place of `same_site`, if it is given.

@@ -81,6 +81,13 @@ pub(crate) fn connected_namespace(packet: &[u8]) -> Option<String> {
     Some(namespace.split('?').next().unwrap_or_default().to_owned())
 }
 
+/// Returns the namespace that a DISCONNECT packet of a worker ends, as it is written in answers.
+pub(crate) fn disconnected_namespace(packet: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(packet).ok()?.strip_prefix("41")?;
+    let (namespace, _) = split_namespace(text)?;
+    Some(namespace.to_owned())
+}
+
 /// Splits `/chat,{…}` into its namespace and the rest.
 fn split_namespace(text: &str) -> Option<(&str, &str)> {
     if !text.starts_with('/') {
@@ -145,5 +152,7 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong}");
         }
         assert_eq!(connected_namespace(b"40/chat?token=a,"), Some("/chat".to_owned()));
+        assert_eq!(disconnected_namespace(b"41/chat,"), Some("/chat".to_owned()));
+        assert_eq!((disconnected_namespace(b"41"), disconnected_namespace(b"42[]")), (Some(String::new()), None));
     }
 }

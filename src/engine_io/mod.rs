@@ -18,8 +18,8 @@ pub(crate) mod socket_ids;
 mod tests;
 mod told;
 
-pub(crate) use connect::connected_namespace;
 pub use connect::{ConnectPacket, PacketKind, packet_kind, packets};
+pub(crate) use connect::{connected_namespace, disconnected_namespace};
 pub(crate) use handshake::{MAX_HANDSHAKE, is_cut};
 pub use handshake::{OpenPacket, open_packet, websocket_open};
 pub(crate) use payload::{MAX_PROOF, is_payload, is_post_taken};

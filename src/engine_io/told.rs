@@ -33,6 +33,15 @@ impl PollFormat {
     }
 }
 
+impl PollFormat {
+    /// Adds packets to the body of an answer to a poll, which must not be empty; `None` for a script.
+    pub(crate) fn with_more(self, body: &[u8], packets: &[String]) -> Option<Vec<u8>> {
+        let more = self.body(packets)?;
+        let between = if self == Self::Plain { SEPARATOR } else { "" };
+        Some([body, between.as_bytes(), more.as_bytes()].concat())
+    }
+}
+
 /// Splits the body of a POST into its packets, in the format of its protocol. What is malformed ends the list.
 pub(crate) fn posted_packets(format: PollFormat, body: &[u8]) -> Vec<&[u8]> {
     match format {
@@ -67,6 +76,14 @@ mod tests {
         assert_eq!(PollFormat::Plain.body(&of(false, "")).unwrap(), root);
         assert_eq!(PollFormat::Counted.body(&of(true, "")).unwrap(), r#"17:44"token expired"2:41"#);
         assert_eq!(PollFormat::Other.body(&of(true, "")), None);
+    }
+
+    #[test]
+    fn packets_are_added_to_an_answer() {
+        let more = ["42[\"ä\"]".to_owned()];
+        assert_eq!(PollFormat::Plain.with_more(b"40", &more).unwrap(), "40\u{1e}42[\"ä\"]".as_bytes());
+        assert_eq!(PollFormat::Counted.with_more(b"2:40", &more).unwrap(), "2:407:42[\"ä\"]".as_bytes());
+        assert_eq!(PollFormat::Other.with_more(b"x", &more), None);
     }
 
     #[test]

@@ -96,6 +96,8 @@ kinds! {
     Spawn = "spawn",
     /// The bus between workers.
     Bus = "bus",
+    /// Messages for users whose clients are away were dropped.
+    QueueDropped = "queue_dropped",
     /// A notification could not be delivered.
     Notify = "notify",
     /// A hint to the operator about a likely mistake.

@@ -3,7 +3,7 @@
 /// The rights that a user needs in Redis, as a line for its `users.acl`, with `>PASSWORD` to be replaced.
 pub(crate) fn acl(user: &str, prefix: &str) -> String {
     /// One line per part, so that each can be read against the code that uses it.
-    const COMMANDS: [&str; 7] = [
+    const COMMANDS: [&str; 8] = [
         // Every connection.
         "+ping +info +time +hello +auth +select +role",
         // A cluster.
@@ -18,6 +18,8 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
         "+rpush +lpop +hset +hgetall +hdel",
         // Sockets of users, in lists as the answers are.
         "+lrem +lrange +llen",
+        // Messages for users that are away, in such lists, too.
+        "+multi +exec +lindex +incrby +decrby +zrem +zcard",
     ];
     let commands = COMMANDS.join(" ");
     format!("user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}")

@@ -21,6 +21,7 @@ mod queue;
 mod seal;
 mod shard;
 pub(crate) mod states;
+mod store;
 pub(crate) mod tickets;
 pub(crate) mod users;
 
@@ -55,6 +56,8 @@ use queue::{PinChange, Question, Write};
 use seal::Seals;
 use shard::Driver;
 pub(crate) use shard::Shard;
+use store::MailStore;
+pub(crate) use store::StoreFault;
 use tickets::TicketKeys;
 use users::UserPlaces;
 
@@ -76,6 +79,8 @@ pub(crate) struct Fleet {
     series: Arc<FleetSeries>,
     shards: Vec<(u64, Arc<Shard>)>,
     channels: Channels,
+    /// What is stored in the Redis for later.
+    store: MailStore,
     users: UserPlaces,
     tickets: Arc<TicketKeys>,
     kept_answers: KeptAnswers,
@@ -110,6 +115,7 @@ impl Fleet {
             series,
             shards,
             channels: Channels::default(),
+            store: MailStore::default(),
             users: UserPlaces::default(),
             tickets: Arc::default(),
             kept_answers: KeptAnswers::default(),
@@ -318,6 +324,7 @@ impl Fleet {
             };
             tasks.spawn_local(driver.run(stop.clone()));
         }
+        tasks.spawn_local(stop.clone().run_until_cancelled_owned(store::drive(self.clone(), stop.clone())));
         let fleet = self.clone();
         let beat = async move {
             loop {

@@ -17,6 +17,7 @@ pub(crate) mod labels;
 mod limits;
 pub(crate) mod liveness;
 pub(crate) mod process;
+mod queue;
 pub(crate) mod responses;
 mod rules;
 pub(crate) mod socket_labels;
@@ -45,6 +46,7 @@ pub(crate) use http2::Http2Series;
 pub(crate) use labels::{Discovery, GuardLabel, SourceLabel};
 pub(crate) use limits::{LimitLabel, LimitSeries};
 pub(crate) use liveness::{EmitResult, EmitVia};
+pub(crate) use queue::{MailResult, QueueSeries};
 pub(crate) use responses::AnsweredBy;
 pub(crate) use rules::RuleSeries;
 pub(crate) use sockets::{SocketCarrier, SocketsSeries, Way};
@@ -69,6 +71,8 @@ pub struct Metrics {
     pub bus: BusSeries,
     /// Series of the fleet.
     pub(crate) fleet: Arc<FleetSeries>,
+    /// Series of the queue for users whose clients are away.
+    pub(crate) queue: QueueSeries,
     pub(crate) sockets: SocketsSeries,
     /// Series of connection quality: round-trips, sockets that owe an answer, broadcasts.
     pub care: liveness::CareSeries,
@@ -153,6 +157,7 @@ impl Metrics {
             limits: LimitSeries::new(&r)?,
             bus: BusSeries::new(&r)?,
             fleet: FleetSeries::new(&r)?,
+            queue: QueueSeries::new(&r)?,
             sockets: SocketsSeries::new(&r)?,
             care: liveness::CareSeries::new(&r)?,
             spawn: spawn::SpawnSeries::register(&r)?,

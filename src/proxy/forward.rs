@@ -22,6 +22,7 @@ use super::attempt::{Missed, attempt};
 use super::event_stream::Stream;
 use super::headers;
 use super::learn::{self, Ahead};
+use super::mail;
 use super::respond::{self, Problem};
 use super::response_body::{Reply, WorkerBody};
 use super::retry;
@@ -179,6 +180,11 @@ pub(crate) async fn deliver(
         if let Err(problem) = Box::pin(learn::read(job, &mut choice, &parts, ahead)).await {
             return respond::problem(problem);
         }
+    }
+    if mail::concerns(job)
+        && let Err(problem) = Box::pin(mail::add(job, &mut parts, &mut held, &mut answer)).await
+    {
+        return respond::problem(problem);
     }
     if status != StatusCode::OK {
         stays(job);

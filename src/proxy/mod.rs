@@ -19,6 +19,7 @@ pub(crate) mod hop_fields;
 mod job;
 mod last_requests;
 pub(crate) mod learn;
+mod mail;
 pub(crate) mod open_poll;
 pub(crate) mod own_connection;
 mod read_head;
@@ -191,6 +192,7 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
         match resolved {
             Resolved::Worker(choice) => {
                 job.enlist(&choice, &request);
+                let request = if mail::concerns(&job) { mail::polls(&job, request) } else { request };
                 job.ttl_s = choice.hold.as_ref().map_or(0, |hold| hold.ttl_s);
                 let request = if forward::may_be_goodbye(&job, &request) {
                     match Box::pin(forward::read_goodbye(&mut job, request)).await {

@@ -19,9 +19,11 @@ use super::response_body::Reply;
 use crate::affinity::Choice;
 use crate::affinity::ask::RequestKind;
 use crate::clock;
+use crate::engine_io::PollFormat;
 use crate::net::worker_io::WorkerIo;
-use crate::sockets::Tunnelled;
+use crate::sockets::{SocketKind, Tunnelled};
 use crate::state::admissions;
+use crate::tunnel::connected::Connected;
 use crate::tunnel::gate::TunnelGate;
 use crate::tunnel::socket_names::Names;
 use crate::tunnel::{Opening, TunnelPlan, TunnelState};
@@ -137,6 +139,8 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
             (Tunnelled::new(listed.socket().clone()), 0, Some(listed))
         }
     };
+    // Before the user of the socket is known, whose messages are then looked for.
+    let connected = connected(job, &socket);
     let gate = gate(job, &socket);
     let configured = job.upstream.config.tunnel_idle.map(clock::whole_seconds);
     Box::new(TunnelState {
@@ -156,11 +160,26 @@ fn terms(job: &Job, choice: &mut Choice, in_use: InUse) -> Box<TunnelState> {
         listed,
         gate,
         names: names(job),
+        connected,
         _of_address: match job.conn.listener.trusts(job.client.address) {
             true => None,
             false => shared.caps.take_tunnel(job.client.address),
         },
     })
+}
+
+/// Learns which namespaces are connected, for upstreams that keep messages for clients that are away.
+fn connected(job: &Job, socket: &Tunnelled) -> Option<Box<Connected>> {
+    if job.upstream.config.offline_queue.is_none() || socket.kind() != SocketKind::EngineIo {
+        return None;
+    }
+    let shared = &job.conn.thread.shared;
+    let is_v3 = job.ask.engine.is_some_and(|engine| engine.format == PollFormat::Counted);
+    if is_v3 && job.ask.kind != RequestKind::Handshake {
+        // In protocol 3 the handshake, which was a poll, has connected `/`.
+        shared.queues.connected(&socket.socket().mailbag_or_new(), "");
+    }
+    Some(Connected::new(shared, socket))
 }
 
 /// Applies what the route's guard knows of the client to its socket, and makes the gate of a tunnel whose token comes

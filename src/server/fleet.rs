@@ -13,6 +13,7 @@ use super::user_rates;
 use crate::admin;
 use crate::affinity::pins::SHARDS;
 use crate::fleet::Fleet;
+use crate::queue;
 use crate::state::Shared;
 
 /// Time in which each pin is looked at once. Redis keeps a pin for at least 240 s, so that one late walk loses none.
@@ -32,12 +33,21 @@ pub(crate) fn start(shared: &Arc<Shared>, stop: CancellationToken) -> io::Result
         };
         runtime.block_on(async {
             let walking = stop.clone().run_until_cancelled_owned(walk(shared.clone()));
+            let (all, queues) = (shared.clone(), shared.queues.clone());
+            let delivering = queue::run(queues, stop.clone(), move || with_queues(&all));
             let adding = stop.clone().run_until_cancelled_owned(add_up(shared.clone()));
             let rates = user_rates::keep(shared.clone(), stop.clone());
-            tokio::join!(walking, adding, rates, fleet.run(stop, move || admin::fleet::summary(&shared)));
+            tokio::join!(walking, adding, rates, delivering, fleet.run(stop, move || admin::fleet::summary(&shared)));
         });
     });
     thread.map(Some)
+}
+
+/// Names of the upstreams that keep messages for users whose clients are away.
+fn with_queues(shared: &Shared) -> Vec<String> {
+    let snapshot = shared.snapshot.load();
+    let with = snapshot.named().filter(|upstream| upstream.offline_queue.is_some());
+    with.map(|upstream| upstream.name.clone()).collect()
 }
 
 /// Keeps the pins in Redis of sessions that were active since the last round. A session with a tunnel is left out,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::backend_labels::BackendLabels;
 use super::posts::PostQueue;
 use super::socket::{ASKED, GIVEN_UP, LIVE, POSTED, Socket, TUNNEL};
-use super::{CloseOrder, SocketKind, Transport, lock};
+use super::{CloseOrder, Mailbag, SocketKind, Transport, lock};
 use crate::broadcast::Fate;
 use crate::clock::Seconds;
 use crate::fleet::users::UserPlace;
@@ -32,6 +32,8 @@ pub(crate) struct Care {
     pub(super) posts: Option<Box<PostQueue>>,
     /// Labels that the backend has set; never empty.
     pub(super) labels: Option<Arc<BackendLabels>>,
+    /// Part in the delivery of queued messages.
+    mailbag: Option<Arc<Mailbag>>,
     /// Place among the sockets of its user in the fleet.
     place: Option<UserPlace>,
 }
@@ -40,6 +42,16 @@ impl Care {
     /// Returns the round trips so far, and the quality that was derived from them.
     pub(crate) fn measured(&self) -> (RoundTrips, Option<Quality>) {
         (self.trips.clone(), self.quality)
+    }
+
+    /// Part in the delivery of queued messages, if there is one.
+    pub(crate) fn mailbag(&self) -> Option<&Arc<Mailbag>> {
+        self.mailbag.as_ref()
+    }
+
+    /// As `mailbag`, and makes one if there is none.
+    pub(crate) fn mailbag_or_new(&mut self) -> Arc<Mailbag> {
+        self.mailbag.get_or_insert_default().clone()
     }
 
     /// Clears what concerned only the tunnel, which has ended; returns the messages that the tunnel did not take.
@@ -52,7 +64,12 @@ impl Care {
 impl Socket {
     /// Records a ping or pong that passed; returns which half of the path it measured, and the time it took.
     pub fn pinged(&self, from: Half, signal: Signal, now: Tenths) -> Option<(Half, Duration)> {
-        self.with_care(|care| care.trips.pass(from, signal, now))
+        self.with_care(|care| {
+            if let (Half::Client, Signal::Pong(mark), Some(bag)) = (from, signal, &care.mailbag) {
+                bag.pong(mark);
+            }
+            care.trips.pass(from, signal, now)
+        })
     }
 
     /// Round trips that were measured so far.

@@ -289,6 +289,11 @@ impl Socket {
         self.holders.load(Relaxed) & COUNTED != 0
     }
 
+    /// Whether the socket has begun and is not over.
+    pub(crate) fn is_live(&self) -> bool {
+        self.holders.load(Relaxed) & (LIVE | COUNTED) == LIVE | COUNTED
+    }
+
     /// Whether one side has sent Close.
     pub fn has_parted(&self) -> bool {
         self.flags.load(Relaxed) & PARTING != 0

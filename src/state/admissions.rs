@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::mail_users;
 use super::told::{ToldReason, ToldTable};
 use crate::affinity::pins::Pins;
 use crate::client::{Client, address_key};
@@ -124,6 +125,7 @@ pub(crate) fn settle(shared: &Arc<Shared>, watch: &RouteGuard, person: Option<&A
     if let Some(person) = person {
         if person.is_admitted() {
             socket.learn_claims(&|name| person.claim(name));
+            mail_users::of_token(shared, person, socket);
             end_when_expired(shared, watch, person, socket);
             if let Some(fleet) = shared.sessions.fleet().filter(|_| person.take_untold()) {
                 fleet.has_come(shared.sessions.key_of(socket));

@@ -6,6 +6,7 @@
 
 pub(crate) mod admissions;
 pub(crate) mod config_status;
+pub(crate) mod mail_users;
 mod readiness;
 mod replay;
 pub(crate) mod told;
@@ -33,6 +34,7 @@ use crate::history::History;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::processes::Processes;
+use crate::queue::OfflineQueues;
 use crate::route::Guarded;
 use crate::route::guard::RouteGuard;
 use crate::route::live_keys::LiveKeys;
@@ -67,6 +69,8 @@ pub struct Shared {
     pub events: Arc<Events>,
     /// Limits as configured; a reload replaces them.
     pub limits: ArcSwap<config::Limits>,
+    /// Messages for users whose clients are away.
+    pub(crate) queues: Arc<OfflineQueues>,
     /// Processes that are linked to the bus.
     pub(crate) bus: Arc<BusMembers>,
     /// Memory used by request bodies that are held for replay.
@@ -182,7 +186,10 @@ impl Shared {
                 Err(_) => tracing::error!("cannot derive the keys of the fleet: this stickyd stays alone"),
             }
         }
+        let queues = OfflineQueues::new(sessions.fleet().cloned(), metrics.clone());
+        queues.follow(config.upstreams.iter());
         Arc::new(Self {
+            queues,
             snapshot: ArcSwap::from_pointee(snapshot),
             changed: watch::Sender::new(()),
             unresolved: Unresolved::default(),

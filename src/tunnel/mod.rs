@@ -3,6 +3,7 @@
 //! After a checked 101 both sockets leave hyper and move into a small task of their own, [`relay`]. A tunnel holds its
 //! worker, never the snapshot (ARCHITECTURE.md, invariant 9).
 
+pub(crate) mod connected;
 pub(crate) mod direction;
 pub(crate) mod gate;
 mod insert;
@@ -18,6 +19,7 @@ use bytes::Bytes;
 
 use crate::websocket::frames::{FirstText, Signal, first_text};
 use crate::websocket::round_trip::{Half, RoundTrips};
+use connected::Connected;
 use gate::TunnelGate;
 use insert::Insert;
 use relay::Relay;
@@ -95,12 +97,17 @@ pub(crate) struct TunnelState {
     pub(crate) gate: Option<Box<TunnelGate>>,
     /// Learns Socket.IO ids from the first frames, if ordinary requests name them (`follow`).
     pub(crate) names: Option<Box<Names>>,
+    /// Learns which namespaces are connected, if messages are kept for clients that are away (`offline_queue`).
+    pub(crate) connected: Option<Box<Connected>>,
     pub(crate) _of_address: Option<TunnelCount>,
 }
 
 impl TunnelState {
-    /// Passes the worker's first bytes to `names`, until it needs no more.
+    /// Passes the worker's bytes to what learns from them; `names` needs only the first.
     fn name(&mut self, bytes: &[u8]) {
+        if let Some(connected) = &mut self.connected {
+            connected.look(bytes);
+        }
         if let Some(names) = &mut self.names
             && !names.look(bytes, &mut self.listed, &mut self.hold)
         {

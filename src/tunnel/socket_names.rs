@@ -103,7 +103,7 @@ impl Names {
 
 /// The result of parsing the bytes at a frame boundary.
 #[derive(Debug, PartialEq, Eq)]
-enum FrameAtBoundary {
+pub(super) enum FrameAtBoundary {
     NeedMore,
     /// A frame of this many bytes that is not of interest.
     Skip(u64),
@@ -117,7 +117,7 @@ enum FrameAtBoundary {
 }
 
 /// Parses a frame of a worker (RFC 6455 §5.2).
-fn take(bytes: &[u8]) -> FrameAtBoundary {
+pub(super) fn take(bytes: &[u8]) -> FrameAtBoundary {
     const FIN_TEXT: u8 = 0x81;
     let (first, start, length) = match bytes {
         [_, 0x80..=0xff, ..] => return FrameAtBoundary::No,

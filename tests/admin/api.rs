@@ -337,10 +337,16 @@ fn every_answer_is_as_the_document_says() {
         };
         methods.as_object().unwrap().iter().flat_map(answers).collect::<Vec<_>>()
     });
-    // Messages to clients and labels are checked against the document in `tests/broadcast.rs` and `tests/bus/`, the
-    // live stream in `live.rs`.
-    let elsewhere =
-        ["post /api/v1/broadcast ", "post /api/v1/emit ", "get /api/v1/live ", "put /api/v1/sockets/by-sid/{sid} "];
+    // Messages to clients and labels are checked against the document in `tests/broadcast.rs`, `tests/bus/` and
+    // `tests/queue.rs`, the live stream in `live.rs`.
+    let elsewhere = [
+        "post /api/v1/broadcast ",
+        "post /api/v1/emit ",
+        "get /api/v1/live ",
+        "get /api/v1/queue ",
+        "post /api/v1/queue",
+        "put /api/v1/sockets/by-sid/{sid} ",
+    ];
     let here = described.filter(|answer| !elsewhere.iter().any(|other| answer.starts_with(other)));
     // A stickyd with a fleet: `tests/fleet/`.
     let of_fleet = ["fleet 200", "fleet/orders 200", "fleet/orders 409", "fleet/orders 503"];

@@ -94,10 +94,15 @@ pub struct EmitOrder {
     pub event: Option<String>,
     #[serde(default, deserialize_with = "except", skip_serializing_if = "Option::is_none")]
     pub except: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "id", skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     #[serde(default, deserialize_with = "namespace", skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     #[serde(default, deserialize_with = "path", skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// `true`, `false`, or how long the message is kept for users that are away.
+    #[serde(default, deserialize_with = "queue", skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Value>,
     #[serde(default, deserialize_with = "rooms", skip_serializing_if = "Option::is_none")]
     pub rooms: Option<Vec<String>>,
     #[serde(default, deserialize_with = "text", skip_serializing_if = "Option::is_none")]
@@ -139,6 +144,8 @@ fields! {
     ack: bool = "`ack` must be true or false"
     rooms: Vec<String> = "`rooms` must be a list of strings"
     except: Vec<String> = "`except` must be a list of strings"
+    id: String = "`id` must be a string"
+    queue: Value = "`queue` must be true, false or a duration such as \"2h\""
     path: String = "`path` must be a string"
     timeout: String = "`timeout` must be a duration with a unit, such as \"5s\""
     upstream: String = "`upstream` must be a string"

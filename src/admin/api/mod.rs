@@ -12,6 +12,7 @@ mod event;
 mod fleet;
 pub mod notify;
 pub mod paths;
+mod queue;
 mod session;
 mod socket;
 mod spawn;
@@ -29,6 +30,10 @@ pub use fleet::{
     FleetAnswer, FleetMemberView, FleetOrderBody, FleetOrdersAnswer, FleetReplyView, FleetSilentView, RedisView,
 };
 pub use paths::PATHS;
+pub use queue::{
+    EnqueueAnswer, EnqueueOrder, QueueAnswer, QueueDeleteOrder, QueueDeleted, QueueMessageView, QueueMessages,
+    QueueShowOrder, QueueUpstream, QueueUser,
+};
 pub use session::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 pub use socket::{
     BroadcastAnswer, CloseAnswer, ClosedSocket, ClosingView, ClosingsAnswer, EmitAnswer, EmitOfStickyd, LabelledSocket,

@@ -17,6 +17,9 @@ pub const NOTIFY: &str = "/api/v1/notify";
 pub const NOTIFY_TEST: &str = "/api/v1/notify/test";
 pub const OPENAPI: &str = "/api/v1/openapi.json";
 pub const PINS: &str = "/api/v1/pins";
+pub const QUEUE: &str = "/api/v1/queue";
+pub const QUEUE_DELETE: &str = "/api/v1/queue/delete";
+pub const QUEUE_SHOW: &str = "/api/v1/queue/show";
 pub const RELOAD: &str = "/api/v1/reload";
 pub const SOCKETS: &str = "/api/v1/sockets";
 pub const SOCKETS_CLOSE: &str = "/api/v1/sockets/close";
@@ -32,7 +35,7 @@ pub const WORKER_STATE: &str = "/api/v1/workers/{upstream}/{worker}/{word}";
 pub const METRICS: &str = "/metrics";
 
 /// Every path with its methods, as listed in `conf/openapi.json`.
-pub const PATHS: [(&str, &[&str]); 28] = [
+pub const PATHS: [(&str, &[&str]); 31] = [
     (BROADCAST, &["post"]),
     (EMIT, &["post"]),
     (EVENTS, &["get"]),
@@ -48,6 +51,9 @@ pub const PATHS: [(&str, &[&str]); 28] = [
     (NOTIFY_TEST, &["post"]),
     (OPENAPI, &["get"]),
     (PINS, &["get"]),
+    (QUEUE, &["get", "post"]),
+    (QUEUE_DELETE, &["post"]),
+    (QUEUE_SHOW, &["post"]),
     (RELOAD, &["post"]),
     (SOCKETS, &["get"]),
     (SOCKETS_CLOSE, &["get", "post"]),

@@ -126,13 +126,21 @@ pub struct EmitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acks_dropped: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<usize>,
     /// Sentences about stickyds of the fleet that did not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_reached: Option<NotReached>,
+    /// Rooms of users that the message has reached. Only a stickyd of the fleet that passes a message on gets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<Vec<String>>,
     pub published: bool,
+    /// Number of users that the message was stored for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -22,6 +22,7 @@ use super::{Api, ApiRefusal, refuse};
 use crate::bus::EmitMatter;
 use crate::sockets::backend_labels::{LabelChanges, check};
 use crate::sockets::{SHARDS, Socket};
+use crate::state::mail_users;
 
 /// Why a socket is not found.
 const UNKNOWN: &str = "this stickyd has no live socket with that session: its client may have just left";
@@ -61,7 +62,8 @@ pub(crate) async fn set(
             None => return Err(refuse(StatusCode::NOT_FOUND, UNKNOWN)),
         },
     };
-    api.shared.sessions.sockets.set_backend_labels(&socket, changes).map_err(wrong)?;
+    api.shared.sessions.sockets.set_backend_labels(&socket, changes.clone()).map_err(wrong)?;
+    mail_users::of_backend(&api.shared, &socket, &changes);
     Ok(Json(describe(&socket)))
 }
 

@@ -216,7 +216,9 @@ impl Driver {
             let own: Vec<_> = replies.by_ref().take(commands.len()).collect();
             for reply in &own {
                 if let Value::ServerError(error) = reply {
-                    self.failed(kind_of(error.code(), false), error.details().unwrap_or_else(|| error.code()));
+                    let kind = kind_of(error.code(), false);
+                    self.failed(kind, error.details().unwrap_or_else(|| error.code()));
+                    self.is_replica |= kind == "readonly";
                 }
             }
             let _ = answer.send(own);

@@ -68,9 +68,9 @@ async fn next_body(socket: &mut TcpStream, got: &mut Vec<u8>) -> Option<Vec<u8>>
     }
 }
 
-/// A span of the size that a request usually has.
+/// A small span, so that the speed of a machine with other work is not the limit.
 fn span() -> Span {
-    let attributes = (0..12).map(|_| otlp::text("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64)")).collect();
+    let attributes = vec![otlp::text("url.path", "/")];
     Span { trace_id: vec![7; 16], span_id: vec![7; 8], attributes, ..Span::default() }
 }
 

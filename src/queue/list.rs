@@ -1,0 +1,380 @@
+//! The messages of one user in the fleet's Redis: a list, a claim on its delivery, and the places where all users of an
+//! upstream are counted.
+//!
+//! A list costs 0.6 KB with one message where a stream costs over 4 KB, and keeps the order as well; what a stream
+//! would add (ids, consumer groups) the sealed messages and the claim do (docs/offline-queue.md). Messages are removed
+//! by their value, which no other message has: whatever happens to the claim, only what was delivered is removed.
+//!
+//! Keys, all with the hash of a user or an upstream: `q` the list, `qc` the claim, `qn` the number of messages of an
+//! upstream, `qu` its users, ordered by when their first message expires.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+
+use super::message;
+use crate::config::OfflineQueue;
+use crate::fleet::{Fleet, StoreFault};
+use crate::sockets::MailUser;
+
+/// Time after which the claim of a stickyd that has died is over.
+pub(crate) const CLAIM: Duration = Duration::from_secs(15);
+
+/// Seconds that Redis keeps a list after its last message has expired; normally it is empty long before.
+const SPARE_S: u64 = 24 * 3_600;
+
+/// Messages of other users that one new message may push out; there is one too many, or `total` was just lowered.
+const MOST_EVICTED: u64 = 64;
+
+/// Users that are looked at together.
+pub(crate) const USERS: usize = 64;
+
+/// Names of the keys that count the messages of an upstream.
+#[derive(Debug, Clone)]
+pub(crate) struct UpstreamKeys {
+    counter: String,
+    users: String,
+    /// Removed messages that the counter still has, because Redis has refused to change it: a Redis without memory
+    /// removes messages, and counts nothing.
+    owed: Arc<AtomicU64>,
+}
+
+impl UpstreamKeys {
+    pub(crate) fn of(fleet: &Fleet, upstream: &str) -> Self {
+        let hash = fleet.hidden(&format!("queue upstream\0{upstream}"));
+        let owed = Arc::default();
+        Self { counter: fleet.stored_name("qn", &hash), users: fleet.stored_name("qu", &hash), owed }
+    }
+}
+
+/// The messages of one user.
+pub(crate) struct MailList<'a> {
+    fleet: &'a Fleet,
+    keys: &'a UpstreamKeys,
+    pub(crate) user: MailUser,
+    /// Name of the list, to which its messages are bound.
+    pub(crate) name: String,
+    claim: String,
+}
+
+/// What happened when a message was added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    /// Number of messages of the user, this one included.
+    pub(crate) waiting: u64,
+    /// Older messages of the user that were dropped for it.
+    pub(crate) dropped_user: u64,
+    /// Messages of any user that were dropped for it.
+    pub(crate) dropped_total: u64,
+}
+
+impl<'a> MailList<'a> {
+    pub(crate) fn new(fleet: &'a Fleet, keys: &'a UpstreamKeys, user: MailUser) -> Self {
+        Self { fleet, keys, user, name: fleet.stored_name("q", &user.0), claim: fleet.stored_name("qc", &user.0) }
+    }
+
+    /// Adds a sealed message, and drops older ones where there are too many.
+    pub(crate) async fn add(&self, raw: &[u8], terms: &OfflineQueue) -> Result<Added, StoreFault> {
+        let expires = message::expires_ms(raw).unwrap_or(0);
+        let replies = self
+            .fleet
+            .stored_at_once(vec![
+                command("RPUSH").arg(&self.name).arg(raw).take(),
+                command("EXPIRE").arg(&self.name).arg(terms.keep.as_secs() + SPARE_S).take(),
+                command("INCRBY").arg(&self.keys.counter).arg(1).take(),
+                command("ZADD").arg(&self.keys.users).arg("NX").arg(expires).arg(self.user.0.as_slice()).take(),
+            ])
+            .await?;
+        let [Some(waiting), _, Some(total), _] = [0, 1, 2, 3].map(|at| replies.get(at).and_then(number)) else {
+            return Err(StoreFault::Away);
+        };
+        let mut added = Added { waiting, ..Added::default() };
+        let over = waiting.saturating_sub(terms.per_user);
+        if over > 0 {
+            added.dropped_user = self.pop(over).await?;
+            added.waiting -= added.dropped_user.min(added.waiting);
+        }
+        let over = total.saturating_sub(added.dropped_user).saturating_sub(terms.total);
+        added.dropped_total = evict(self.fleet, self.keys, over.min(MOST_EVICTED)).await?;
+        Ok(added)
+    }
+
+    /// Number of messages of the user.
+    pub(crate) async fn len(&self) -> Result<u64, StoreFault> {
+        let replies = self.fleet.stored(vec![command("LLEN").arg(&self.name).take()]).await?;
+        Ok(replies.first().and_then(number).unwrap_or(0))
+    }
+
+    /// Takes the delivery of the list for a while; `false` if another stickyd has it. A claim that this stickyd could
+    /// not give back is its own: `token` begins with `node`, and one task at a time delivers to a user here. A Redis
+    /// without memory takes no claim: then what waits is delivered without one, because that is what frees memory. A
+    /// client may get a message twice.
+    pub(crate) async fn take_claim(&self, token: &str, node: &str) -> Result<bool, StoreFault> {
+        let set = command("SET").arg(&self.claim).arg(token).arg("NX").arg("PX").arg(ms(CLAIM)).take();
+        let replies = match self.fleet.stored(vec![set, command("GET").arg(&self.claim).take()]).await {
+            Ok(replies) => replies,
+            Err(StoreFault::Refused(_)) => return Ok(true),
+            Err(StoreFault::Away) => return Err(StoreFault::Away),
+        };
+        match (replies.first(), replies.get(1)) {
+            (Some(Value::Okay), _) => Ok(true),
+            (_, Some(Value::BulkString(has))) if has.starts_with(node.as_bytes()) => {
+                self.keep_claim(token).await.map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Keeps the claim. If it was lost meanwhile, two stickyds deliver, and a client may get a message twice.
+    pub(crate) async fn keep_claim(&self, token: &str) -> Result<(), StoreFault> {
+        let set = command("SET").arg(&self.claim).arg(token).arg("PX").arg(ms(CLAIM)).take();
+        match self.fleet.stored(vec![set]).await {
+            Ok(_) | Err(StoreFault::Refused(_)) => Ok(()),
+            Err(StoreFault::Away) => Err(StoreFault::Away),
+        }
+    }
+
+    /// Gives the claim back, unless another one has it by now.
+    pub(crate) async fn give_claim_back(&self, token: &str) -> Result<(), StoreFault> {
+        let replies = self.fleet.stored(vec![command("GET").arg(&self.claim).take()]).await?;
+        if matches!(replies.first(), Some(Value::BulkString(has)) if has == token.as_bytes()) {
+            self.fleet.stored(vec![command("DEL").arg(&self.claim).take()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Some messages, in their order.
+    pub(crate) async fn page(&self, skip: usize, count: usize) -> Result<Vec<Vec<u8>>, StoreFault> {
+        let range = command("LRANGE").arg(&self.name).arg(skip).arg(skip + count - 1).take();
+        let replies = self.fleet.stored(vec![range]).await?;
+        Ok(replies.into_iter().next().map(texts).unwrap_or_default())
+    }
+
+    /// Some messages after `skip` others, of which `last` is the last; `None` if these are no longer where they were.
+    pub(crate) async fn page_after(
+        &self,
+        skip: usize,
+        last: Option<&[u8]>,
+        count: usize,
+    ) -> Result<Option<Vec<Vec<u8>>>, StoreFault> {
+        let Some(last) = last.filter(|_| skip > 0) else { return self.page(skip, count).await.map(Some) };
+        let mut page = self.page(skip - 1, count + 1).await?;
+        let is_there = page.first().is_some_and(|first| first == last);
+        Ok(is_there.then(|| page.split_off(1)))
+    }
+
+    /// Removes these messages; returns how many were still there.
+    pub(crate) async fn remove(&self, raws: &[Vec<u8>]) -> Result<u64, StoreFault> {
+        if raws.is_empty() {
+            return Ok(0);
+        }
+        let commands: Vec<_> = raws.iter().map(|raw| command("LREM").arg(&self.name).arg(1).arg(raw).take()).collect();
+        let (replies, is_counted) = self.less(commands, raws.len() as u64).await?;
+        let removed = replies.iter().take(raws.len()).filter_map(number).sum();
+        self.counts_right(raws.len() as u64, removed, is_counted).await?;
+        Ok(removed)
+    }
+
+    /// Runs commands that remove messages, and takes these messages from the counter at once. Also returns whether the
+    /// counter was changed.
+    async fn less(&self, mut commands: Vec<Cmd>, messages: u64) -> Result<(Vec<Value>, bool), StoreFault> {
+        commands.push(command("DECRBY").arg(&self.keys.counter).arg(messages).take());
+        match self.fleet.stored_at_once(commands.clone()).await {
+            Ok(replies) => Ok((replies, true)),
+            Err(StoreFault::Refused(_)) => {
+                commands.pop();
+                Ok((self.fleet.stored(commands).await?, false))
+            }
+            Err(StoreFault::Away) => Err(StoreFault::Away),
+        }
+    }
+
+    /// Puts the counter right if other messages were removed than it knows.
+    async fn counts_right(&self, expected: u64, removed: u64, is_counted: bool) -> Result<(), StoreFault> {
+        if !is_counted {
+            self.keys.owed.fetch_add(removed, Relaxed);
+            return Ok(());
+        }
+        let back = expected.saturating_sub(removed);
+        if back == 0 {
+            return Ok(());
+        }
+        let back = command("INCRBY").arg(&self.keys.counter).arg(back).take();
+        self.fleet.stored(vec![back]).await.map(drop)
+    }
+
+    /// Removes all messages; returns how many there were.
+    pub(crate) async fn clear(&self) -> Result<u64, StoreFault> {
+        let count = self.len().await?;
+        let removed = self.pop(count).await?;
+        Ok(removed)
+    }
+
+    /// Removes the oldest messages; returns how many there were.
+    async fn pop(&self, count: u64) -> Result<u64, StoreFault> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let pop = command("LPOP").arg(&self.name).arg(count).take();
+        let (replies, is_counted) = self.less(vec![pop], count).await?;
+        let popped = replies.into_iter().next().map(texts).unwrap_or_default().len() as u64;
+        self.counts_right(count, popped, is_counted).await?;
+        // If it fails, the next sweep does it.
+        let _ = self.order_anew().await;
+        Ok(popped)
+    }
+
+    /// Says anew when the first message expires, or that there is none.
+    pub(crate) async fn order_anew(&self) -> Result<(), StoreFault> {
+        let first = || command("LINDEX").arg(&self.name).arg(0).take();
+        let place = |how: &str, expires: i64| {
+            command("ZADD").arg(&self.keys.users).arg(how).arg(expires).arg(self.user.0.as_slice()).take()
+        };
+        let replies = self.fleet.stored(vec![first()]).await?;
+        if let Some(expires) = replies.first().and_then(expiry) {
+            return self.fleet.stored(vec![place("XX", expires)]).await.map(drop);
+        }
+        // A message that comes before the removal is seen after it; a later one adds the user again.
+        let remove = command("ZREM").arg(&self.keys.users).arg(self.user.0.as_slice()).take();
+        let replies = self.fleet.stored_at_once(vec![remove, first()]).await?;
+        match replies.get(1).and_then(expiry) {
+            Some(expires) => self.fleet.stored(vec![place("NX", expires)]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Drops messages whose turn to expire is next; returns how many.
+async fn evict(fleet: &Fleet, keys: &UpstreamKeys, count: u64) -> Result<u64, StoreFault> {
+    let mut evicted = 0;
+    for _ in 0..count {
+        let Some(user) = users(fleet, keys, 0, 1).await?.into_iter().next() else { break };
+        let list = MailList::new(fleet, keys, user);
+        match list.pop(1).await? {
+            // The list went away by itself; the user is forgotten.
+            0 => list.order_anew().await?,
+            popped => evicted += popped,
+        }
+    }
+    Ok(evicted)
+}
+
+/// Users with messages, those first whose messages expire next.
+pub(crate) async fn users(
+    fleet: &Fleet,
+    keys: &UpstreamKeys,
+    skip: usize,
+    count: usize,
+) -> Result<Vec<MailUser>, StoreFault> {
+    let range = command("ZRANGE").arg(&keys.users).arg(skip).arg(skip + count - 1).take();
+    Ok(fleet.stored(vec![range]).await?.into_iter().next().map(members).unwrap_or_default())
+}
+
+/// Users whose first message has expired at this time.
+pub(crate) async fn overdue(fleet: &Fleet, keys: &UpstreamKeys, now_ms: i64) -> Result<Vec<MailUser>, StoreFault> {
+    let mut range = cmd("ZRANGE");
+    range.arg(&keys.users).arg("-inf").arg(now_ms).arg("BYSCORE").arg("LIMIT").arg(0).arg(USERS);
+    Ok(fleet.stored(vec![range]).await?.into_iter().next().map(members).unwrap_or_default())
+}
+
+/// Takes removed messages from the counter that could not be taken from it before.
+pub(crate) async fn settle(fleet: &Fleet, keys: &UpstreamKeys) -> Result<(), StoreFault> {
+    let owed = keys.owed.swap(0, Relaxed);
+    if owed == 0 {
+        return Ok(());
+    }
+    let done = fleet.stored(vec![command("DECRBY").arg(&keys.counter).arg(owed).take()]).await;
+    if done.is_err() {
+        keys.owed.fetch_add(owed, Relaxed);
+    }
+    done.map(drop)
+}
+
+/// Numbers of messages and of users of an upstream. A count that has gone astray is put right while there are no users.
+pub(crate) async fn stored(fleet: &Fleet, keys: &UpstreamKeys) -> Result<(u64, u64), StoreFault> {
+    let ask = vec![command("GET").arg(&keys.counter).take(), command("ZCARD").arg(&keys.users).take()];
+    let replies = fleet.stored_at_once(ask).await?;
+    let messages = replies.first().and_then(signed).unwrap_or(0);
+    let users = replies.get(1).and_then(number).unwrap_or(0);
+    if users == 0 && messages != 0 {
+        fleet.stored(vec![command("DECRBY").arg(&keys.counter).arg(messages).take()]).await?;
+        return Ok((0, 0));
+    }
+    Ok((u64::try_from(messages).unwrap_or(0), users))
+}
+
+/// The number of messages and the first message of each of these users.
+pub(crate) async fn heads(
+    fleet: &Fleet,
+    keys: &UpstreamKeys,
+    users: &[MailUser],
+) -> Result<Vec<(u64, Option<Vec<u8>>)>, StoreFault> {
+    let lists: Vec<_> = users.iter().map(|user| MailList::new(fleet, keys, *user)).collect();
+    let both =
+        |list: &MailList<'_>| [command("LLEN").arg(&list.name).take(), command("LINDEX").arg(&list.name).arg(0).take()];
+    let replies = fleet.stored(lists.iter().flat_map(both).collect()).await?;
+    let pair = |pair: &[Value]| {
+        let head = pair.get(1).and_then(|value| match value {
+            Value::BulkString(raw) => Some(raw.clone()),
+            _ => None,
+        });
+        (pair.first().and_then(number).unwrap_or(0), head)
+    };
+    Ok(replies.chunks(2).map(pair).collect())
+}
+
+/// A command that is built in one expression.
+struct RedisCommand(Cmd);
+
+fn command(name: &str) -> RedisCommand {
+    RedisCommand(cmd(name))
+}
+
+impl RedisCommand {
+    fn arg(mut self, value: impl redis::ToRedisArgs) -> Self {
+        self.0.arg(value);
+        self
+    }
+
+    fn take(self) -> Cmd {
+        self.0
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn number(value: &Value) -> Option<u64> {
+    signed(value).and_then(|number| u64::try_from(number).ok())
+}
+
+fn signed(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn expiry(value: &Value) -> Option<i64> {
+    match value {
+        Value::BulkString(raw) => message::expires_ms(raw),
+        _ => None,
+    }
+}
+
+fn texts(value: Value) -> Vec<Vec<u8>> {
+    let Value::Array(all) = value else { return Vec::new() };
+    let text = |value| match value {
+        Value::BulkString(text) => Some(text),
+        _ => None,
+    };
+    all.into_iter().filter_map(text).collect()
+}
+
+fn members(value: Value) -> Vec<MailUser> {
+    texts(value).into_iter().filter_map(|text| text.try_into().ok().map(MailUser)).collect()
+}

@@ -1,0 +1,68 @@
+//! Removes expired messages, counts the others, and looks after users from time to time. Left out: delivery
+//! (`postman`).
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::list::{self, MailList, UpstreamKeys};
+use super::message;
+use super::postman::Postman;
+use crate::fleet::StoreFault;
+use crate::metrics::MailResult;
+
+/// Interval at which expired messages are removed and messages are counted.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Interval at which all users with sockets are looked after: word from another stickyd may have been lost.
+const LOOK_AFTER_ALL: Duration = Duration::from_secs(60);
+
+impl Postman {
+    /// Removes expired messages and counts the others, for as long as the thread lives.
+    pub(super) async fn sweep(self: Rc<Self>, upstreams: impl Fn() -> Vec<String>) {
+        let mut looked = Instant::now();
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.queues.tidy();
+            if self.fleet.has_store() {
+                let looks_after_all = looked.elapsed() >= LOOK_AFTER_ALL;
+                if looks_after_all {
+                    looked = Instant::now();
+                }
+                self.queues.wake_all(looks_after_all);
+            }
+            let mut counts = Vec::new();
+            for upstream in upstreams() {
+                self.queues.tell_dropped(&upstream, 0);
+                let keys = self.queues.keys(&self.fleet, &upstream);
+                if self.fleet.has_store()
+                    && self.sweep_one(&keys).await.is_ok()
+                    && let Ok((messages, _)) = list::stored(&self.fleet, &keys).await
+                {
+                    counts.push((upstream, messages));
+                }
+            }
+            if !counts.is_empty() {
+                *crate::locks::lock(&self.queues.stored) = counts;
+            }
+        }
+    }
+
+    async fn sweep_one(&self, keys: &UpstreamKeys) -> Result<(), StoreFault> {
+        list::settle(&self.fleet, keys).await?;
+        loop {
+            let now_ms = self.fleet.fleet_ms();
+            let users = list::overdue(&self.fleet, keys, now_ms).await?;
+            for user in &users {
+                let list = MailList::new(&self.fleet, keys, *user);
+                let page = list.page(0, list::USERS).await?;
+                let is_over = |raw: &Vec<u8>| message::expires_ms(raw).is_none_or(|at| at <= now_ms);
+                let over: Vec<_> = page.into_iter().filter(is_over).collect();
+                self.queues.count(MailResult::Expired, list.remove(&over).await?);
+                list.order_anew().await?;
+            }
+            if users.len() < list::USERS {
+                return Ok(());
+            }
+        }
+    }
+}
