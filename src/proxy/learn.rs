@@ -19,13 +19,13 @@ use tokio::time::Instant;
 use super::Job;
 use super::respond::Problem;
 use super::response_body::WorkerBody;
-use crate::affinity::Ttl;
 use crate::affinity::ask::RequestKind;
-use crate::affinity::{self, Choice};
+use crate::affinity::{Choice, Ttl};
 use crate::config::pattern::PatternMatch;
 use crate::config::rules::{AnswerPlace, Learn, Protocol};
 use crate::engine_io::{self, Handshake, OpenPacket};
 use crate::jwt::TokenFault;
+use crate::keys::Key;
 use crate::metrics::{GuardLabel, SourceLabel};
 use crate::rules::answer::{self, RefusalMatch};
 use crate::rules::proof;
@@ -94,8 +94,7 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// Reads ahead until at least `bytes` bytes of a body have come, or what there is of it. Returns what was read, which
-/// is kept in `held` for the client.
+/// Reads until `bytes` bytes of a body have come, or all of it. What was read is returned, and kept for the client.
 pub(crate) async fn beginning(
     body: &mut WorkerBody,
     held: &mut VecDeque<Frame<Bytes>>,
@@ -154,7 +153,7 @@ pub(crate) async fn read(job: &Job, choice: &mut Choice, parts: &Parts, ahead: A
 }
 
 /// Drops or marks the pin of a session that its own worker refused, and counts the refusal.
-fn refused(job: &Job, worker: &Worker, live: &LiveRule, key: affinity::pins::Key) {
+fn refused(job: &Job, worker: &Worker, live: &LiveRule, key: Key) {
     let shared = &job.conn.thread.shared;
     if live.rule.client_made {
         shared.sessions.forget(key, EndReason::Refused);
@@ -395,8 +394,7 @@ pub(crate) async fn names(job: &Job, key: Key, parts: &Parts, ahead: &mut Ahead<
     while ahead.seen.is_empty() && ahead.more(engine_io::MAX_HANDSHAKE).await? {}
     while engine_io::may_name_sockets(&ahead.seen) && ahead.more(engine_io::MAX_HANDSHAKE).await? {}
     for id in engine_io::socket_ids(&ahead.seen) {
-        let shared = &job.conn.thread.shared;
-        shared.sessions.alias(&job.upstream.config.name, id.as_bytes(), key, job.client);
+        job.conn.thread.shared.sessions.alias(&job.upstream.config.name, id.as_bytes(), key, job.client);
     }
     Ok(())
 }
