@@ -89,6 +89,7 @@ impl Folder {
             ("ca.pem", certificate.pem()),
             ("privkey.pem", key.serialize_pem()),
             ("secret", secret.clone()),
+            ("jwt.secret", secret.replace('1', "e")),
             ("token", secret.clone()),
             ("admin.token", secret.clone()),
             ("emit.token", secret.replace('0', "f")),

@@ -72,7 +72,7 @@ impl RedisCluster {
         set(to, &["node", &id]);
         set(from, &["node", &id]);
         let moved = format!("MOVED {slot} {}", to.address);
-        wait_for("all servers know who has the slot", || {
+        wait_for("all servers know the server that has the slot", || {
             self.nodes
                 .iter()
                 .filter(|node| node.address != to.address)
