@@ -67,7 +67,11 @@ impl Redis {
             let said = self.cli(&["ping"]);
             if ["PONG", "NOAUTH", "LOADING"].iter().any(|word| said.contains(word)) { Ok(()) } else { Err(said) }
         });
-        let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap().trim().to_owned();
+        // The shell writes the number only after the start, and the server may answer before that.
+        let pid = wait_for("the shell has written the number of the process", || {
+            let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap_or_default();
+            if pid.ends_with('\n') { Ok(pid.trim().to_owned()) } else { Err(pid) }
+        });
         self.running = Some(Running { shell, stdin, pid });
     }
 
