@@ -120,6 +120,7 @@ fn example(metrics: &Metrics) -> Vec<prometheus::proto::MetricFamily> {
     live.fleet_redis("redis", true, 0);
     live.fleet_skew("edge-1", 0.0);
     live.fleet_tickets(0);
+    live.queue_stored("app", 0);
     metrics.spawn.show(&mut live);
     live.events(&metrics.events);
     metrics.show(&mut live);
