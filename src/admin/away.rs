@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::api::{EmitAnswer, EmitOrder};
 use super::broadcast::{Allowed, describe, hand_to};
 use super::emit::{Emission, as_answer, chosen, label, over_bus};
-use super::queue::{check_id, read_keep};
+use super::queue::{bad_user, check_id, read_keep};
 use super::sockets::close::wrong;
 use super::{Api, ApiRefusal, refuse};
 use crate::broadcast::{Fate, FateCounts, event_array};
@@ -266,7 +266,7 @@ impl AwayOrder {
             rooms.push("…");
         }
         let fault = match fault {
-            QueueFault::BadUser => return wrong("the value of the label must have 1 to 1,024 bytes"),
+            QueueFault::BadUser => return bad_user(),
             QueueFault::Store(fault) => fault,
         };
         let sockets = sent.reached.map(u64::from).or(sent.sockets).unwrap_or(0);

@@ -225,7 +225,7 @@ fn not_read(fault: QueueFault) -> ApiRefusal {
     }
 }
 
-fn bad_user() -> ApiRefusal {
+pub(super) fn bad_user() -> ApiRefusal {
     wrong("the value of `label` must have 1 to 1,024 bytes")
 }
 

@@ -20,6 +20,7 @@ use super::seal::base64url;
 use super::shard::{Driver, Shard};
 use super::{Fleet, QUESTION};
 use crate::config::RedisPlace;
+use crate::telemetry::say_full;
 
 /// Maximum number of questions that wait for the connection.
 const WAITING: usize = 4_096;
@@ -109,6 +110,10 @@ impl Fleet {
             has_room
         });
         if !has_room {
+            say_full!(
+                limit = WAITING,
+                "messages for users that are away cannot be stored or read: too many questions wait for the fleet's Redis"
+            );
             return Err(StoreFault::Away);
         }
         let replies = timeout(QUESTION, reply).await.ok().and_then(Result::ok).ok_or(StoreFault::Away)?;

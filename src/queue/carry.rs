@@ -129,8 +129,9 @@ impl Postman {
             () = bag.left_by(list.user) => false,
             () = ended(socket) => false,
         };
-        // What the tunnel has not taken by now is not sent any more.
+        // What the tunnel has not taken by now is not sent any more, and needs no memory.
         let counts = broadcast.finish();
+        socket.drop_late_posts();
         let is_sent = counts.get(Fate::Reached as usize).is_some_and(|reached| *reached > 0);
         let is_confirmed = match (is_sent, is_decided) {
             (true, _) => self.is_confirmed(list, token, socket, bag, mark).await?,

@@ -47,6 +47,9 @@ const DELIVERY: Duration = Duration::from_secs(1);
 /// Maximum number of answers that wait for a delivery.
 const MOST_WAITERS: usize = 1_024;
 
+/// Bytes of messages after which no more are shown: each may have 64 KiB, and an operator may ask for 10,000.
+const MOST_SHOWN: usize = 8 * 1024 * 1024;
+
 /// Maximum length of a user's name in bytes.
 const LONGEST_USER: usize = 1_024;
 
@@ -243,7 +246,8 @@ impl OfflineQueues {
         Ok((all, messages, users))
     }
 
-    /// The first messages of a user, each with the time at which it expires.
+    /// The first messages of a user, each with the time at which it expires: at most `most`, and not many more than
+    /// [`MOST_SHOWN`] bytes.
     pub(crate) async fn messages(
         &self,
         upstream: &str,
@@ -254,10 +258,18 @@ impl OfflineQueues {
         let fleet = self.fleet()?;
         let keys = self.keys(fleet, upstream);
         let list = MailList::new(fleet, &keys, user(fleet, upstream, label, name)?);
-        let page = list.page(0, most.max(1)).await?;
-        let opened =
-            page.iter().filter_map(|raw| Some((message::open(fleet, &list.name, raw)?, message::expires_ms(raw)?)));
-        Ok(opened.collect())
+        let (mut all, mut read, mut bytes) = (Vec::new(), 0, 0);
+        while read < most && bytes < MOST_SHOWN {
+            let page = list.page(read, list::USERS.min(most - read)).await?;
+            if page.is_empty() {
+                break;
+            }
+            read += page.len();
+            bytes += page.iter().map(Vec::len).sum::<usize>();
+            let open = |raw: &Vec<u8>| Some((message::open(fleet, &list.name, raw)?, message::expires_ms(raw)?));
+            all.extend(page.iter().filter_map(open));
+        }
+        Ok(all)
     }
 
     /// Deletes the messages of a user, or only the one with this id; returns how many there were.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Mail, config, counted, counts, is_empty, is_ready, metric, order, send, start, try_send};
+use super::{Mail, ask, config, counted, counts, is_empty, is_ready, metric, order, send, start, try_send};
 use crate::support::node::NodeServer;
 use crate::support::proxy::Binary;
 use crate::support::redis::Redis;
@@ -88,7 +88,7 @@ async fn redis_sees_no_user_and_no_message_and_needs_few_rights() {
         alice.event("message").await;
     }
     let order = json!({"upstream": "app", "label": {"user": "alice-in-wonderland"}});
-    let _ = super::ask(&binary, "POST", "/api/v1/queue/delete", &order);
+    let _ = ask(&binary, "POST", "/api/v1/queue/delete", &order);
     is_empty(&binary).await;
     let seen = monitor.text();
     assert!(seen.contains("\"RPUSH\""), "{seen}");
@@ -99,4 +99,19 @@ async fn redis_sees_no_user_and_no_message_and_needs_few_rights() {
     let of_queue = |key: &&String| key.contains("}:q");
     let left: Vec<_> = redis.keys("stickyd:").into_iter().filter(|key| of_queue(&key)).collect();
     assert!(left.iter().all(|key| key.contains(":qn:") || key.contains(":qc:")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_messages_are_shown_up_to_eight_megabytes() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
+    let binary = start(&workers, &redis, "");
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        send(&binary, "alice", &json!({"text": text}));
+    }
+    let body = json!({"upstream": "app", "label": {"user": "alice"}, "limit": 10_000, "payload": true});
+    let (status, answer) = ask(&binary, "POST", "/api/v1/queue/show", &body);
+    let shown = answer["messages"].as_array().unwrap().len();
+    // Pages have 64 messages: the third one ends beyond the bound.
+    assert_eq!((status, shown), (200, 192));
 }

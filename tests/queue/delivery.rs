@@ -2,9 +2,11 @@
 
 use serde_json::json;
 
-use super::{Mail, counted, counts, is_empty, order, send, start};
+use super::{Mail, config, counted, counts, is_empty, is_ready, order, send, start};
 use crate::support::node::{NodeServer, WsEcho};
+use crate::support::proxy::Binary;
 use crate::support::redis::Redis;
+use crate::support::redis_cluster::RedisCluster;
 use crate::support::wait::wait_for;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,4 +103,23 @@ async fn order_is_kept_over_reconnects_and_while_messages_come() {
         is_empty(&binary).await;
     }
     assert_eq!(got, (0..sent as u64).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_wait_in_a_cluster() {
+    let (cluster, workers) = (RedisCluster::start(), NodeServer::start_many(2, &[]).await);
+    let binary = Binary::with(&config(&workers, "edge-1", &format!("redis+cluster://{}", cluster.addresses("")), ""));
+    is_ready(&binary);
+    for user in ["alice", "bob"] {
+        for number in 0..20 {
+            assert_eq!(order(&binary, user, number)["result"], "stored");
+        }
+    }
+    assert_eq!(counts(&binary), (40, 2));
+    for (user, transports, left) in [("alice", json!(["websocket"]), 1), ("bob", json!(["polling"]), 0)] {
+        let mut mail = Mail::of(&binary, user, json!({"transports": transports, "pings": 50}));
+        mail.has(20).await;
+        assert_eq!(mail.numbers(), (0..20).collect::<Vec<_>>(), "{user}");
+        wait_for("this user's messages are confirmed", || counts(&binary) == (20 * left, left));
+    }
 }
