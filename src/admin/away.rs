@@ -187,6 +187,8 @@ impl AwayOrder {
                     }
                     sent = sum(sent, one);
                 }
+                // No worker has this path, which a later socket will not have either.
+                Err(refusal) if refusal.0 == StatusCode::NOT_FOUND => return Err(refusal),
                 // No worker is linked at the moment: nothing was sent.
                 Err(_) => away.push(user),
             }

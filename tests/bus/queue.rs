@@ -64,4 +64,8 @@ async fn a_room_of_a_user_without_sockets_is_stored() {
         }
     };
     assert_eq!(got["args"].as_array().map(Vec::len), Some(2), "{got}");
+    let mut wrong = order(3);
+    wrong["path"] = "/elsewhere".into();
+    let (status, said) = fleet.emit(&wrong);
+    assert_eq!(status, 404, "a path that no worker has: nothing is stored for it: {said}");
 }
