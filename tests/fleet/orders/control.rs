@@ -89,6 +89,7 @@ fn a_stickyd_without_control_is_deaf_and_named() {
     });
     said.is(1, &[]);
     assert_eq!(states(&all), ["maint", "ready"]);
+    wait_until_all_obey(&all[1], 2);
     // It may give orders, and does its own.
     cli(&all[1], &["drain", "app/one"]).is(0, &["2 of 2 stickyds answered"]);
     assert_eq!(states(&all), ["drain", "drain"]);

@@ -153,7 +153,8 @@ fn malformed_courses(coding: Coding) -> Vec<Form> {
         form(
             "more DATA than the window",
             Fate::Reset(3),
-            then(|stream| frame(0, 0, stream, &[b'x'; 16_384]).repeat(5)),
+            // Several windows, because some of it may be on its way to the worker, which opens the window again.
+            then(|stream| frame(0, 0, stream, &[b'x'; 16_384]).repeat(20)),
         ),
         form("many empty DATA frames", Fate::Reset(11), then(|stream| frame(0, 0, stream, b"").repeat(1_001))),
     ]
