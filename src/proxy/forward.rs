@@ -24,7 +24,7 @@ use super::headers;
 use super::learn::{self, Ahead};
 use super::mail;
 use super::respond::{self, Problem};
-use super::response_body::{Reply, WorkerBody};
+use super::response_body::{BoxedReply, Reply, WorkerBody};
 use super::retry;
 use super::told_refusals;
 use super::upgrade;
@@ -57,7 +57,7 @@ pub(crate) fn to(
     mut choice: Choice,
     request: &mut Request<Outgoing>,
     record: &mut Record,
-) -> impl Future<Output = Response<Reply>> {
+) -> impl Future<Output = BoxedReply> {
     async move {
         let mut tried = Vec::new();
         loop {
@@ -77,20 +77,20 @@ pub(crate) fn to(
                     if retry::try_take_pass_on(job, &choice, &error, job.conn.thread.now_ms()) =>
                 {
                     let Some(next) = another(job, &choice, &mut tried) else {
-                        return respond::problem(Problem::NoWorker);
+                        return respond::problem(Problem::NoWorker).into();
                     };
                     job.upstream.series().passed_on.inc();
                     choice = next;
                 }
                 Err(Missed::Lost) => {
                     let Some(next) = another(job, &choice, &mut tried) else {
-                        return respond::problem(Problem::BadGateway);
+                        return respond::problem(Problem::BadGateway).into();
                     };
                     choice = next;
                 }
                 Err(missed) => {
                     stays(job);
-                    return Box::pin(lost(job, &choice, &missed)).await;
+                    return Box::pin(lost(job, &choice, &missed)).await.into();
                 }
             }
         }
@@ -159,10 +159,10 @@ pub(crate) async fn deliver(
     lease: Box<Lease>,
     in_flight: Count,
     record: &mut Record,
-) -> Response<Reply> {
+) -> BoxedReply {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Box::pin(upgrade::grant(job, choice, response, lease, record)).await;
+        return Box::pin(upgrade::grant(job, choice, response, lease, record)).await.into();
     }
     let (mut parts, unread) = response.into_parts();
     let ended = unread.is_end_stream();
@@ -173,18 +173,18 @@ pub(crate) async fn deliver(
         poll_fn(|cx| Poll::Ready(Pin::new(&mut answer).poll_frame(cx).is_ready())).await;
     }
     if status != StatusCode::OK && !status.is_client_error() && !status.is_server_error() && learn::awaits_token(job) {
-        return respond::problem(learn::no_session(job));
+        return respond::problem(learn::no_session(job)).into();
     }
     if learn::looks(job, &parts) {
         let ahead = Ahead::new(&mut answer, &mut held, ended);
         if let Err(problem) = Box::pin(learn::read(job, &mut choice, &parts, ahead)).await {
-            return respond::problem(problem);
+            return respond::problem(problem).into();
         }
     }
     if mail::concerns(job)
         && let Err(problem) = Box::pin(mail::add(job, &mut parts, &mut held, &mut answer)).await
     {
-        return respond::problem(problem);
+        return respond::problem(problem).into();
     }
     if status != StatusCode::OK {
         stays(job);
@@ -195,7 +195,7 @@ pub(crate) async fn deliver(
     set_cookie(job, &choice, &mut parts);
     let stream = settle(job, &mut choice, &parts, &answer);
     record.answered(&choice.worker, status, in_flight, choice.hold);
-    HeldAnswer { parts, held, body: answer }.release(stream)
+    Box::new(HeldAnswer { parts, held, body: answer }.release(stream))
 }
 
 /// Applies the effects of a response on its session: it may create a pin, end the session, or be a long-lived stream

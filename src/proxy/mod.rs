@@ -53,7 +53,7 @@ use access_log::Record;
 pub(crate) use job::Job;
 use read_head::{Rejection, read};
 use respond::Problem;
-use response_body::{ClientBody, Reply};
+use response_body::{BoxedReply, ClientBody, Reply};
 use upload::Upload;
 
 /// Answers one request. `fits` is the result of the checks of its HTTP version. Every path through this function ends
@@ -86,7 +86,7 @@ where
         read = Err(rejection);
     }
     let mut response = match read {
-        Err(rejection) => Box::pin(reject(&conn, rejection, request, &mut record)).await,
+        Err(rejection) => Box::pin(reject(&conn, rejection, request, &mut record)).await.into(),
         // Lent, as the request is: each move of its 350 bytes would cost every request.
         Ok(ref mut job) => {
             let (mut parts, body) = request.into_parts();
@@ -118,7 +118,7 @@ where
         respond::strictly(hsts, &mut response);
     }
     record.finish(&mut response);
-    response
+    *response
 }
 
 /// Answers a request that is not forwarded.
@@ -184,12 +184,12 @@ pub(crate) fn refuse(conn: &Rc<Conn>, line: Option<(Method, Uri)>, problem: Prob
     clippy::manual_async_fn,
     reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
-fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
+fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) -> impl Future<Output = BoxedReply> {
     async move {
         if let Some(key) = job.passed.as_ref().and_then(|passed| passed.packets)
             && let Err(answer) = Box::pin(admission::judge(job, key, request)).await
         {
-            return answer;
+            return answer.into();
         }
         if job.ask.has_unknown_follows() {
             Box::pin(discover::follow::find(job)).await;
@@ -216,7 +216,7 @@ fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) ->
                 if forward::may_be_goodbye(job, request)
                     && let Err(problem) = Box::pin(forward::read_goodbye(job, request)).await
                 {
-                    return respond::problem(problem);
+                    return respond::problem(problem).into();
                 }
                 forward::to(job, choice, request, record).await
             }
@@ -224,7 +224,7 @@ fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) ->
             // once.
             Resolved::Unpinned(key) => {
                 let request = std::mem::replace(request, Request::new(Outgoing::EMPTY));
-                Box::pin(discover::find(job, key, request, record)).await
+                Box::pin(discover::find(job, key, request, record)).await.into()
             }
             Resolved::Made(choice) => {
                 let choice = Box::pin(discover::claimed(job, request, choice)).await;
@@ -234,11 +234,11 @@ fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) ->
                 if let (RequestKind::Session { key, .. }, Some(_)) = (job.ask.kind, &job.passed)
                     && let Some(answer) = Box::pin(told_refusals::of_ended(job, key, request.method())).await
                 {
-                    return answer;
+                    return answer.into();
                 }
-                respond::ended(job)
+                respond::ended(job).into()
             }
-            Resolved::Nobody => respond::problem(Problem::NoWorker),
+            Resolved::Nobody => respond::problem(Problem::NoWorker).into(),
         }
     }
 }

@@ -6,14 +6,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::Response;
 use hyper::header;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Job;
 use super::respond::{self, Problem};
-use super::response_body::Reply;
+use super::response_body::BoxedReply;
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
 
@@ -35,12 +34,12 @@ pub(crate) fn limit(job: &Job) -> Option<Duration> {
 pub(crate) async fn within(
     conn: Rc<Conn>,
     limit: Duration,
-    answer: impl Future<Output = Response<Reply>>,
-) -> (Response<Reply>, Option<Box<Overdue>>) {
+    answer: impl Future<Output = BoxedReply>,
+) -> (BoxedReply, Option<Box<Overdue>>) {
     let at = Instant::now() + limit;
     let Ok(answer) = tokio::time::timeout_at(at, answer).await else {
         reached(&conn);
-        return (respond::problem(Problem::TimedOut), None);
+        return (respond::problem(Problem::TimedOut).into(), None);
     };
     let is_open = answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| is_event_stream(kind.as_bytes()));
     if is_open {

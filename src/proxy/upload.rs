@@ -9,12 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::headers;
 use super::respond::{self, Problem};
-use super::response_body::{self, ClientBody, Reply};
+use super::response_body::{self, BoxedReply, ClientBody};
 use crate::body::{PolledFrame, RequestStream};
 use crate::listener::conn::Conn;
 use crate::metrics::LimitLabel;
@@ -136,8 +135,8 @@ impl Drop for Upload {
 pub(crate) async fn unless_given_up(
     conn: &Conn,
     pace: Option<Rc<Transfer>>,
-    mut answer: Pin<&mut impl Future<Output = Response<Reply>>>,
-) -> Response<Reply> {
+    mut answer: Pin<&mut impl Future<Output = BoxedReply>>,
+) -> BoxedReply {
     let Some(pace) = pace else { return answer.await };
     let answered = poll_fn(|cx| match pace.verdict() {
         Some(verdict) => Poll::Ready(Err(verdict)),
@@ -152,5 +151,5 @@ pub(crate) async fn unless_given_up(
         Err(RateVerdict::TooLarge) => (LimitLabel::MaxBody, Problem::TooLarge),
     };
     conn.thread.shared.metrics.limits.reached(limit);
-    respond::problem(problem)
+    respond::problem(problem).into()
 }
