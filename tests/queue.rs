@@ -3,8 +3,10 @@
 mod bounds;
 mod delivery;
 mod emits;
+mod evicted;
 mod faults;
 mod operators;
+mod slow;
 
 use std::path::Path;
 
@@ -25,7 +27,7 @@ fn config(workers: &[Worker], name: &str, redis: &str, queue: &str) -> String {
     format!(
         "state_dir = \".\"\n{SECRET}{}labels = {{ user = \"jwt:sub\" }}\n\
          offline_queue = {{ label = \"user\"{queue} }}\n\
-         [fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
+         [fleet]\nredis = {redis:?}\nname = \"{name}\"\nlookup_timeout = \"1s\"\n\
          [[route]]\nupstream = \"app\"\n[route.jwt]\nsecret = \"{}\"\nfrom = [\"auth:token\", \"query:token\"]\n",
         upstream(workers),
         tokens::SECRET,
@@ -43,7 +45,8 @@ fn start(workers: &[Worker], redis: &Redis, queue: &str) -> Binary {
 fn of_backend(workers: &[Worker], name: &str, redis: &str) -> String {
     format!(
         "state_dir = \".\"\n{SECRET}{}labels = {{ user = \"backend\" }}\nemit = {{ via = \"frames\" }}\n\
-         offline_queue = {{ label = \"user\" }}\n[fleet]\nredis = {redis:?}\nname = \"{name}\"\n",
+         offline_queue = {{ label = \"user\" }}\n[fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
+         lookup_timeout = \"1s\"\n",
         upstream(workers),
     )
 }
