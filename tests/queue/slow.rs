@@ -18,7 +18,7 @@ use crate::support::wait::wait_for;
 async fn a_client_that_does_not_read_loses_nothing() {
     let (redis, workers) = (Redis::start(), [WsEcho::start(&[]).await]);
     let binary = start(&workers, &redis, "");
-    let sent = 60;
+    let sent: u64 = 60;
     for number in 0..sent {
         let text = format!("{number:>08}{}", " ".repeat(40_000));
         send(&binary, "alice", &json!({"text": text, "id": format!("n{number}")}));
@@ -43,7 +43,7 @@ async fn a_client_that_does_not_read_loses_nothing() {
     assert_eq!(counts(&binary), (sent, 1));
     // Once the user has a client that reads, it gets all of them.
     let mut alice = Mail::of(&binary, "alice", json!({"kind": "ws"}));
-    alice.has(sent as usize).await;
+    alice.has(60).await;
     let numbers = |mail: &Mail| -> Vec<u64> {
         mail.got.iter().map(|one| one["text"].as_str().unwrap().trim().parse().unwrap()).collect()
     };
