@@ -1,6 +1,7 @@
 //! Messages for users whose clients are away: with real clients of all kinds, a real Redis, and real stickyds.
 
 mod bounds;
+mod certificates;
 mod delivery;
 mod emits;
 mod evicted;
