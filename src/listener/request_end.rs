@@ -57,8 +57,12 @@ impl HeadScan {
             return Some(bytes.len());
         }
         let end = BLANK_LINE.find(bytes).map(|at| at + 3);
-        let bare = BARE_BLANK_LINE.find(bytes.get(..end.unwrap_or(bytes.len()))?).map(|at| at + 2);
-        bare.or(end)
+        let head = bytes.get(..end.unwrap_or(bytes.len()))?;
+        // Nearly no client ends lines with a bare LF, so it is searched for only where there is one.
+        if !has_line_after_line(head, |next| next == b'\n') {
+            return end;
+        }
+        BARE_BLANK_LINE.find(head).map(|at| at + 2).or(end)
     }
 
     /// Returns how many of the next bytes belong to the head, if it ends in them.
@@ -81,15 +85,18 @@ impl HeadScan {
     }
 }
 
-/// Whether the first blank line is at the very end, as it is after a request without a body that came alone. A loop
-/// without an early end is compiled to vector instructions, and takes less than half of two searches.
+/// Whether the first blank line is at the very end, as it is after a request without a body that came alone. A line
+/// that begins with CR and is not blank is taken for a blank one, which only costs a search.
 fn is_one_head(bytes: &[u8]) -> bool {
-    let Some(before) = bytes.len().checked_sub(3).filter(|_| bytes.ends_with(b"\n\r\n")) else { return false };
-    let (second, third) = (bytes.get(1..).unwrap_or_default(), bytes.get(2..).unwrap_or_default());
-    let places = bytes.iter().zip(second).zip(third).take(before);
-    let blank = places
-        .fold(false, |seen, ((a, b), c)| seen | ((*a == b'\n') & ((*b == b'\n') | ((*b == b'\r') & (*c == b'\n')))));
-    !blank
+    let Some(lines) = bytes.strip_suffix(b"\r\n").filter(|lines| lines.ends_with(b"\n")) else { return false };
+    !has_line_after_line(lines, |next| matches!(next, b'\n' | b'\r'))
+}
+
+/// Whether an LF is followed by a byte that `is_line`. A loop without an early end is compiled to vector instructions,
+/// and takes less than half of a search.
+fn has_line_after_line(bytes: &[u8], is_line: impl Fn(u8) -> bool) -> bool {
+    let next = bytes.get(1..).unwrap_or_default();
+    bytes.iter().zip(next).fold(false, |seen, (lf, next)| seen | ((*lf == b'\n') & is_line(*next)))
 }
 
 /// A control character in a chunk extension.

@@ -180,14 +180,13 @@ impl Record {
     }
 
     /// Attaches the record to the response, with which it ends.
-    pub fn finish(mut self: Box<Self>, response: Response<Reply>) -> Response<Reply> {
-        let mut response = response;
-        self.answers(&mut response);
+    pub fn finish(mut self: Box<Self>, response: &mut Response<Reply>) {
+        self.answers(response);
         if self.served && self.upstream.as_ref().is_some_and(|upstream| upstream.config.debug_header) {
             let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word(), self.rule()));
-            respond::explain(decision, &mut response);
+            respond::explain(decision, response);
         }
-        response.map(|body| body.recorded(self))
+        response.body_mut().record(self);
     }
 
     /// Notes and counts the answer.

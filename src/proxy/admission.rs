@@ -49,25 +49,21 @@ pub(super) fn person(job: &Job, key: Key) -> Arc<Person> {
 ///
 /// # Errors
 /// The answer to a request that may not go on.
-pub(super) async fn judge(
-    job: &mut Job,
-    key: Key,
-    request: Request<Outgoing>,
-) -> Result<Request<Outgoing>, Response<Reply>> {
+pub(super) async fn judge(job: &mut Job, key: Key, request: &mut Request<Outgoing>) -> Result<(), Response<Reply>> {
     let person = person(job, key);
     if job.ask.upgrade.is_some() && person.is_refused() {
         // The client still polls, and is told by the answer to a poll.
         return Err(respond::refused(job));
     }
     if request.body().is_end_stream() && matches!(*request.method(), Method::GET | Method::HEAD | Method::POST) {
-        return Ok(request);
+        return Ok(());
     }
-    let Some(watch) = job.watch.clone() else { return Ok(request) };
-    let Some(guard) = &watch.jwt else { return Ok(request) };
-    let (parts, body) = request.into_parts();
+    let Some(watch) = job.watch.clone() else { return Ok(()) };
+    let Some(guard) = &watch.jwt else { return Ok(()) };
+    let body = std::mem::replace(request.body_mut(), Outgoing::EMPTY);
     let body = read(job, body).await.map_err(respond::problem)?;
     let mut judge = PacketJudge::new(guard, &person, live_keys::now());
-    let is_coded = parts.headers.contains_key(header::CONTENT_ENCODING);
+    let is_coded = request.headers().contains_key(header::CONTENT_ENCODING);
     // What does not pass, the judge notes: each namespace is told about.
     match is_coded {
         // Some servers decode bodies.
@@ -79,8 +75,11 @@ pub(super) async fn judge(
         job.settle(key);
     }
     match refused.first() {
-        None => Ok(Request::from_parts(parts, Outgoing::held(body))),
-        Some(first) => Err(refuse(job, key, &person, guard.refuse(), first.why, &refused, &parts)),
+        None => {
+            *request.body_mut() = Outgoing::held(body);
+            Ok(())
+        }
+        Some(first) => Err(refuse(job, key, &person, guard.refuse(), first.why, &refused, request)),
     }
 }
 
@@ -121,13 +120,13 @@ fn refuse(
     refuse: Refuse,
     first: Refused,
     refused: &[PacketRefusal],
-    parts: &hyper::http::request::Parts,
+    request: &Request<Outgoing>,
 ) -> Response<Reply> {
     let shared = &job.conn.thread.shared;
     let turned = GuardRefusal::of_token(first, refuse);
     job.upstream.series().turned(turned.label());
     let fault = match first {
-        Refused::NoKeys(_) => return respond::turned_away(turned, false, parts.uri.query(), &parts.headers),
+        Refused::NoKeys(_) => return respond::turned_away(turned, false, request.uri().query(), request.headers()),
         Refused::Fault(fault) => fault,
     };
     if person.is_found() && fault == TokenFault::Missing {
@@ -156,8 +155,11 @@ fn refuse(
     shared.sessions.end_by_guard(key);
     match is_told {
         true => told_refusals::post_taken(ToldReason::Token(fault), job.ask.origin.as_ref()),
-        false => {
-            respond::turned_away(GuardRefusal::Token(fault, Refuse::Http), false, parts.uri.query(), &parts.headers)
-        }
+        false => respond::turned_away(
+            GuardRefusal::Token(fault, Refuse::Http),
+            false,
+            request.uri().query(),
+            request.headers(),
+        ),
     }
 }

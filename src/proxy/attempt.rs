@@ -44,16 +44,15 @@ const DYING: Duration = Duration::from_millis(20);
 /// Pause between two connect attempts to a unix socket whose backlog is full.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why an attempt failed. The request is returned if nothing of it was sent.
-#[allow(clippy::large_enum_variant, reason = "moved once, rarely returned, and never stored")]
+/// Why an attempt failed.
 pub(crate) enum Missed {
-    /// There was no connection to the worker.
-    Connect(ConnectError, Request<Outgoing>),
+    /// There was no connection to the worker; the request is unchanged.
+    Connect(ConnectError),
     /// The connection broke, or what came was not a valid response. The worker may have acted on what was sent.
     Broken,
     /// A new connection broke before the first byte of a response, or a handshake stayed unanswered on it. The request
-    /// is returned for another worker.
-    Lost(Request<Outgoing>),
+    /// is made anew for another worker.
+    Lost,
     /// The client's body was malformed or broke off.
     BadBody,
     /// The worker did not respond in time.
@@ -64,11 +63,11 @@ pub(crate) enum Missed {
 
 /// The result of a successful attempt: the response, the connection that carries its body, and the request's place in
 /// the worker's count of requests in flight.
-pub(crate) type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
+pub(crate) type AttemptResponse = (Box<Response<Unread>>, Box<Lease>, Count);
 
 /// Makes one attempt at one worker. A request that was not sent, because its idle connection had just closed, goes to
 /// the same worker again over a new connection; so does one that may be resent ([`retry`]). The final outcome is
-/// reported to ejection.
+/// reported to ejection. The request is lent, because it is large; it is empty once it was sent.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
@@ -76,25 +75,25 @@ pub(crate) type AttemptResponse = (Response<Unread>, Box<Lease>, Count);
 pub(crate) fn attempt(
     job: &Job,
     worker: &Arc<Worker>,
-    mut request: Request<Outgoing>,
+    request: &mut Request<Outgoing>,
 ) -> impl Future<Output = Result<AttemptResponse, Missed>> {
     async move {
         let mut max_idle = max_idle(job, worker);
-        let goodbye = PollGoodbye::of(job, &request);
-        let mut span = job.trace.attempt(&mut request, &worker.name, &worker.address);
+        let goodbye = PollGoodbye::of(job, request);
+        let mut span = job.trace.attempt(request, &worker.name, &worker.address);
         loop {
             let mut lease = match reach(job, worker, max_idle).await {
                 Ok(lease) => lease,
                 Err(error) => {
                     span.failed(word(&error));
-                    return Err(unreached(job, worker, error, request));
+                    return Err(unreached(job, worker, error));
                 }
             };
             if connection_auth::has_credentials(request.headers()) {
                 own_connection::mark(job, &mut lease);
             }
             let kept = lease.is_used();
-            let keep = retry::is_resendable(job, &request);
+            let keep = retry::is_resendable(job, request);
             let takes_interim = job.ask.upgrade.is_none() && job.conn.takes_interim();
             let (client, is_poll) = (job.client.key(), job.ask.is_poll());
             let terms = ExchangeTerms { client, patience: patience(job), is_poll, keep, takes_interim };
@@ -103,12 +102,12 @@ pub(crate) fn attempt(
             let begun = lease.begin(request, terms).map(|exchange| HintedExchange::new(job, exchange));
             let answered = match begun {
                 Ok(exchange) if second_worker::may_ask(job, keep, kept) => {
-                    match Box::pin(second_worker::exchange(job, worker, exchange)).await {
+                    match Box::pin(second_worker::exchange(job, worker, request, exchange)).await {
                         HandshakeStep::Over(answered) => answered,
-                        HandshakeStep::GivenUp(request) => {
+                        HandshakeStep::GivenUp => {
                             came_to(job, worker, AttemptOutcome::TimedOut);
                             span.failed("given_up");
-                            return Err(Missed::Lost(request));
+                            return Err(Missed::Lost);
                         }
                     }
                 }
@@ -139,7 +138,7 @@ pub(crate) fn attempt(
                 }
                 Err(failure) => failure,
             };
-            request = again(job, worker, failure, kept, max_idle, &mut span)?;
+            again(job, worker, request, failure, kept, max_idle, &mut span)?;
             if job.resent.get() {
                 tokio::time::sleep(DYING).await;
             }
@@ -191,24 +190,24 @@ fn patience(job: &Job) -> Duration {
     }
 }
 
-/// Returns the request for another round at the same worker, or the failure for `forward`. Ends the span of the
-/// attempt, except for a request that was not sent: its attempt goes on over a new connection.
-#[allow(clippy::result_large_err, reason = "moved once, and only where an attempt failed")]
+/// Makes the request anew if it goes to the same worker again, or returns the failure for `forward`. Ends the span of
+/// the attempt, except for a request that was not sent: its attempt goes on over a new connection.
 fn again(
     job: &Job,
     worker: &Worker,
+    request: &mut Request<Outgoing>,
     failure: Failure,
     kept: bool,
     max_idle: Duration,
     span: &mut AttemptSpan,
-) -> Result<Request<Outgoing>, Missed> {
+) -> Result<(), Missed> {
     match failure {
-        Failure::Unsent(back) if !max_idle.is_zero() => Ok(*back),
+        Failure::Unsent if !max_idle.is_zero() => Ok(()),
         // A new connection that ends before it takes a byte is a failed connect: something else accepts for the worker.
-        Failure::Unsent(back) => {
+        Failure::Unsent => {
             span.failed("connect_failed");
             let error = ConnectError::Io(std::io::ErrorKind::ConnectionAborted.into());
-            Err(unreached(job, worker, error, *back))
+            Err(unreached(job, worker, error))
         }
         Failure::Broken { error, heard, head } => {
             tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, answer_begun = heard,
@@ -218,13 +217,15 @@ fn again(
             match again.filter(|_| retry::try_take_resend(job, clock::now_ms())) {
                 // The end of a kept connection may be a race with its idle time-out, so it does not count against the
                 // worker.
-                Some(mut again) if kept => {
-                    *span = job.trace.attempt(&mut again, &worker.name, &worker.address);
-                    Ok(again)
+                Some(again) if kept => {
+                    *request = again;
+                    *span = job.trace.attempt(request, &worker.name, &worker.address);
+                    Ok(())
                 }
                 Some(again) => {
+                    *request = again;
                     broken(job, worker);
-                    Err(Missed::Lost(again))
+                    Err(Missed::Lost)
                 }
                 None if error.is_clients() => Err(Missed::BadBody),
                 None => Err(broken(job, worker)),
@@ -285,7 +286,7 @@ async fn reach_when_free(job: &Job, worker: &Arc<Worker>) -> Result<Box<Lease>, 
     tokio::time::timeout(connect_timeout, free).await.unwrap_or(Err(ConnectError::Full))
 }
 
-fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<Outgoing>) -> Missed {
+fn unreached(job: &Job, worker: &Worker, error: ConnectError) -> Missed {
     tracing::debug!(upstream = %job.upstream.config.name, worker = %worker.name, %error, "no connection to worker");
     // Waiting in vain for a slot or a file descriptor is not a failure of the worker.
     if matches!(&error, ConnectError::Io(error) if is_ours(error)) {
@@ -295,7 +296,7 @@ fn unreached(job: &Job, worker: &Worker, error: ConnectError, request: Request<O
         worker.series.connect_failures.inc();
         came_to(job, worker, AttemptOutcome::Connect);
     }
-    Missed::Connect(error, request)
+    Missed::Connect(error)
 }
 
 /// Whether the error is local: no file descriptor or no local port is left. It must not eject the worker.

@@ -55,7 +55,7 @@ const FOUND_DEAD_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) fn to(
     job: &Job,
     mut choice: Choice,
-    mut request: Request<Outgoing>,
+    request: &mut Request<Outgoing>,
     record: &mut Record,
 ) -> impl Future<Output = Response<Reply>> {
     async move {
@@ -65,7 +65,7 @@ pub(crate) fn to(
             record.tries();
             let was_resent = job.resent.get();
             let attempted = attempt(job, &choice.worker, request).await;
-            if job.resent.get() && !was_resent && !matches!(attempted, Err(Missed::Lost(_))) {
+            if job.resent.get() && !was_resent && !matches!(attempted, Err(Missed::Lost)) {
                 // It was sent twice to this worker.
                 record.tries();
             }
@@ -73,20 +73,20 @@ pub(crate) fn to(
                 Ok((response, lease, in_flight)) => {
                     return deliver(job, choice, response, lease, in_flight, record).await;
                 }
-                Err(Missed::Connect(error, back))
+                Err(Missed::Connect(error))
                     if retry::try_take_pass_on(job, &choice, &error, job.conn.thread.now_ms()) =>
                 {
                     let Some(next) = another(job, &choice, &mut tried) else {
                         return respond::problem(Problem::NoWorker);
                     };
                     job.upstream.series().passed_on.inc();
-                    (request, choice) = (back, next);
+                    choice = next;
                 }
-                Err(Missed::Lost(back)) => {
+                Err(Missed::Lost) => {
                     let Some(next) = another(job, &choice, &mut tried) else {
                         return respond::problem(Problem::BadGateway);
                     };
-                    (request, choice) = (back, next);
+                    choice = next;
                 }
                 Err(missed) => {
                     stays(job);
@@ -117,7 +117,7 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
         }
         return respond::ended(job);
     }
-    if matches!(missed, Missed::Connect(ConnectError::Refused, _)) {
+    if matches!(missed, Missed::Connect(ConnectError::Refused)) {
         // Dead idle connections in the pools of other threads keep a gone worker from being recognised as gone. Wait
         // until they are found.
         let found_out = async {
@@ -140,14 +140,14 @@ async fn lost(job: &Job, choice: &Choice, missed: &Missed) -> Response<Reply> {
 pub(crate) fn problem_of(missed: &Missed) -> Response<Reply> {
     respond::problem(match missed {
         Missed::BadBody => Problem::BadRequest("the request body broke off or is malformed"),
-        Missed::Connect(ConnectError::TimedOut, _) | Missed::TimedOut => Problem::TimedOut,
-        Missed::Connect(ConnectError::Refused, _) | Missed::Ended => Problem::NoWorker,
-        Missed::Connect(ConnectError::Full, _) => Problem::Full("the worker does not accept more connections now"),
-        Missed::Connect(ConnectError::Busy(_), _) => Problem::Full("all connections to the worker are in use"),
-        Missed::Connect(ConnectError::Reserved, _) => {
+        Missed::Connect(ConnectError::TimedOut) | Missed::TimedOut => Problem::TimedOut,
+        Missed::Connect(ConnectError::Refused) | Missed::Ended => Problem::NoWorker,
+        Missed::Connect(ConnectError::Full) => Problem::Full("the worker does not accept more connections now"),
+        Missed::Connect(ConnectError::Busy(_)) => Problem::Full("all connections to the worker are in use"),
+        Missed::Connect(ConnectError::Reserved) => {
             Problem::Full("no file descriptor is left for a connection to the worker")
         }
-        Missed::Connect(ConnectError::Io(_), _) | Missed::Broken | Missed::Lost(_) => Problem::BadGateway,
+        Missed::Connect(ConnectError::Io(_)) | Missed::Broken | Missed::Lost => Problem::BadGateway,
     })
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn problem_of(missed: &Missed) -> Response<Reply> {
 pub(crate) async fn deliver(
     job: &Job,
     mut choice: Choice,
-    response: Response<Unread>,
+    response: Box<Response<Unread>>,
     lease: Box<Lease>,
     in_flight: Count,
     record: &mut Record,
@@ -273,8 +273,8 @@ pub(crate) fn may_be_goodbye(job: &Job, request: &Request<Outgoing>) -> bool {
 
 /// Reads the body of a possible goodbye. If it is one, the pin ends with the worker's response, which keeps the count
 /// of a worker's live sessions exact.
-pub(crate) async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> Result<Request<Outgoing>, Problem> {
-    let (parts, body) = request.into_parts();
+pub(crate) async fn read_goodbye(job: &mut Job, request: &mut Request<Outgoing>) -> Result<(), Problem> {
+    let body = std::mem::replace(request.body_mut(), Outgoing::EMPTY);
     /// Time-out for the body: its few bytes follow the head at once, unless the client is gone.
     const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
     let body = tokio::time::timeout(GOODBYE_PATIENCE, body.collect()).await.map_err(|_| Problem::Slow)?;
@@ -282,5 +282,6 @@ pub(crate) async fn read_goodbye(job: &mut Job, request: Request<Outgoing>) -> R
     if let (true, RequestKind::Session { key, .. }) = (engine_io::says_goodbye(&body), job.ask.kind) {
         job.goodbye = Some(SessionGoodbye { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
     }
-    Ok(Request::from_parts(parts, Outgoing::held(body)))
+    *request.body_mut() = Outgoing::held(body);
+    Ok(())
 }

@@ -14,5 +14,7 @@ use crate::body::Outgoing;
 /// Returns the request as a worker would receive it, or `None` if stickyd would answer it itself.
 pub fn forwardable<B: Body + Into<ClientBody>>(conn: &Rc<Conn>, request: Request<B>) -> Option<Request<Outgoing>> {
     let job = read(conn, &request, &mut Record::begin(conn, &request)).ok()?;
-    Some(prepare(&job, request).0)
+    let (mut parts, body) = request.into_parts();
+    let (body, _) = prepare(&job, &mut parts, body);
+    Some(Request::from_parts(parts, body))
 }

@@ -35,12 +35,11 @@ pub(super) fn concerns(job: &Job) -> bool {
 }
 
 /// Notes that the client polls, and asks for an answer that packets can be added to.
-pub(super) fn polls(job: &Job, mut request: Request<Outgoing>) -> Request<Outgoing> {
+pub(super) fn polls(job: &Job, request: &mut Request<Outgoing>) {
     if let Some(bag) = bag(job) {
         bag.polls();
         request.headers_mut().remove(header::ACCEPT_ENCODING);
     }
-    request
 }
 
 fn bag(job: &Job) -> Option<Arc<Mailbag>> {

@@ -41,6 +41,7 @@ use std::rc::Rc;
 
 use hyper::body::Body;
 use hyper::header;
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::affinity::Resolved;
@@ -67,7 +68,10 @@ where
     let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();
-    let mut read = fits.map_err(Rejection::from).and_then(|()| read(&conn, &request, &mut record));
+    let mut read = match fits {
+        Ok(()) => read(&conn, &request, &mut record),
+        Err(problem) => Err(Rejection::from(problem)),
+    };
     if let Ok(job) = &mut read
         && !job.gates.is_empty()
         && let Err(refusal) = Box::pin(access::ask(job, &request)).await
@@ -82,35 +86,19 @@ where
         read = Err(rejection);
     }
     let mut response = match read {
-        Err(Rejection::Problem(problem)) => respond::problem(problem),
-        Err(Rejection::ByGuard { reason, is_upgrade, client }) => {
-            record.comes_from(client);
-            respond::turned_away(reason, is_upgrade, request.uri().query(), request.headers())
-        }
-        Err(Rejection::ByAccess { response, client }) => {
-            record.comes_from(client);
-            *response
-        }
-        Err(Rejection::Told { handshake, client }) => {
-            record.comes_from(client);
-            handshake.answer(&conn, &request)
-        }
-        Err(Rejection::ToldSession { session, client }) => {
-            record.comes_from(client);
-            Box::pin(session.answer(conn.clone(), request)).await
-        }
-        Err(Rejection::Health(readiness)) => respond::health(&readiness),
-        Err(Rejection::Status(asked)) => respond::app_status(&asked, request.method()),
-        Err(Rejection::ToHttps { redirect, host }) => respond::redirect(redirect, &host, request.uri()),
-        Ok(job) => {
-            let (request, pace) = prepare(&job, request);
+        Err(rejection) => Box::pin(reject(&conn, rejection, request, &mut record)).await,
+        // Lent, as the request is: each move of its 350 bytes would cost every request.
+        Ok(ref mut job) => {
+            let (mut parts, body) = request.into_parts();
+            let (body, pace) = prepare(job, &mut parts, body);
+            let mut request = Request::from_parts(parts, body);
             record.upload.clone_from(&pace);
             record.sends(request.headers());
-            let limit = request_timeout::limit(&job);
+            let limit = request_timeout::limit(job);
             let (answer, overdue) = {
                 // Pinned in place: passed as an argument, it would be stored twice in this future, which each request
                 // moves once.
-                let served = pin!(serve(job, request, &mut record));
+                let served = pin!(serve(job, &mut request, &mut record));
                 let answer = upload::unless_given_up(&conn, pace, served);
                 match limit {
                     None => (answer.await, None),
@@ -129,7 +117,37 @@ where
     if let Some(hsts) = conn.hsts() {
         respond::strictly(hsts, &mut response);
     }
-    record.finish(response)
+    record.finish(&mut response);
+    response
+}
+
+/// Answers a request that is not forwarded.
+async fn reject<B>(conn: &Rc<Conn>, why: Rejection, request: Request<B>, record: &mut Record) -> Response<Reply>
+where
+    B: Body + Into<ClientBody>,
+{
+    match why {
+        Rejection::Problem(problem) => respond::problem(problem),
+        Rejection::ByGuard { reason, is_upgrade, client } => {
+            record.comes_from(client);
+            respond::turned_away(reason, is_upgrade, request.uri().query(), request.headers())
+        }
+        Rejection::ByAccess { response, client } => {
+            record.comes_from(client);
+            *response
+        }
+        Rejection::Told { handshake, client } => {
+            record.comes_from(client);
+            handshake.answer(conn, &request)
+        }
+        Rejection::ToldSession { session, client } => {
+            record.comes_from(client);
+            session.answer(conn.clone(), request).await
+        }
+        Rejection::Health(readiness) => respond::health(&readiness),
+        Rejection::Status(asked) => respond::app_status(&asked, request.method()),
+        Rejection::ToHttps { redirect, host } => respond::redirect(redirect, &host, request.uri()),
+    }
 }
 
 /// Announces the end of the connection with the response, where the connection ends: after an `odd` request, and with
@@ -157,29 +175,28 @@ pub(crate) fn refuse(conn: &Rc<Conn>, line: Option<(Method, Uri)>, problem: Prob
     if let Some(hsts) = conn.hsts() {
         respond::strictly(hsts, &mut response);
     }
-    record.finish(response)
+    record.finish(&mut response);
+    response
 }
 
-/// Chooses the worker for the request and forwards it.
+/// Chooses the worker for the request and forwards it. The request and its job are lent, because they are large.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn stores its arguments twice in its future, and each request moves the whole future once"
 )]
-fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
+fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) -> impl Future<Output = Response<Reply>> {
     async move {
-        let request = match job.passed.as_ref().and_then(|passed| passed.packets) {
-            None => request,
-            Some(key) => match Box::pin(admission::judge(&mut job, key, request)).await {
-                Ok(request) => request,
-                Err(answer) => return answer,
-            },
-        };
+        if let Some(key) = job.passed.as_ref().and_then(|passed| passed.packets)
+            && let Err(answer) = Box::pin(admission::judge(job, key, request)).await
+        {
+            return answer;
+        }
         if job.ask.has_unknown_follows() {
-            Box::pin(discover::follow::find(&mut job)).await;
+            Box::pin(discover::follow::find(job)).await;
         }
         let shared = &job.conn.thread.shared;
         record.concerns(&job.upstream, &job.ask, job.client);
-        let resolved = match own_connection::choice(&job) {
+        let resolved = match own_connection::choice(job) {
             Some(choice) => Resolved::Worker(choice),
             None => shared.sessions.resolve(&job.upstream, &job.ask, job.client, &[]),
         };
@@ -187,37 +204,39 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
             || job.ask.upgrade.is_some()
             || matches!(resolved, Resolved::Unpinned(_))
         {
-            job.look(&request);
+            job.look(request);
         }
         match resolved {
             Resolved::Worker(choice) => {
-                job.enlist(&choice, &request);
-                let request = if mail::concerns(&job) { mail::polls(&job, request) } else { request };
+                job.enlist(&choice, request);
+                if mail::concerns(job) {
+                    mail::polls(job, request);
+                }
                 job.ttl_s = choice.hold.as_ref().map_or(0, |hold| hold.ttl_s);
-                let request = if forward::may_be_goodbye(&job, &request) {
-                    match Box::pin(forward::read_goodbye(&mut job, request)).await {
-                        Ok(request) => request,
-                        Err(problem) => return respond::problem(problem),
-                    }
-                } else {
-                    request
-                };
-                forward::to(&job, choice, request, record).await
+                if forward::may_be_goodbye(job, request)
+                    && let Err(problem) = Box::pin(forward::read_goodbye(job, request)).await
+                {
+                    return respond::problem(problem);
+                }
+                forward::to(job, choice, request, record).await
             }
             // Boxed, like every rare branch: a future is as large as its largest branch, and each request moves it
             // once.
-            Resolved::Unpinned(key) => Box::pin(discover::find(&job, key, request, record)).await,
+            Resolved::Unpinned(key) => {
+                let request = std::mem::replace(request, Request::new(Outgoing::EMPTY));
+                Box::pin(discover::find(job, key, request, record)).await
+            }
             Resolved::Made(choice) => {
-                let choice = Box::pin(discover::claimed(&job, &request, choice)).await;
-                forward::to(&job, choice, request, record).await
+                let choice = Box::pin(discover::claimed(job, request, choice)).await;
+                forward::to(job, choice, request, record).await
             }
             Resolved::Ended => {
                 if let (RequestKind::Session { key, .. }, Some(_)) = (job.ask.kind, &job.passed)
-                    && let Some(answer) = Box::pin(told_refusals::of_ended(&job, key, request.method())).await
+                    && let Some(answer) = Box::pin(told_refusals::of_ended(job, key, request.method())).await
                 {
                     return answer;
                 }
-                respond::ended(&job)
+                respond::ended(job)
             }
             Resolved::Nobody => respond::problem(Problem::NoWorker),
         }
@@ -225,10 +244,9 @@ fn serve(mut job: Job, request: Request<Outgoing>, record: &mut Record) -> impl 
 }
 
 /// Turns the request into what the worker receives: a rewritten head (ARCHITECTURE.md, invariant 7) and a streamed
-/// body.
-fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Request<Outgoing>, Option<Rc<Transfer>>) {
-    let (mut parts, body) = request.into_parts();
-    headers::to_worker(&job.conn, job.client, &mut parts, &job.ask);
+/// body, which is returned.
+fn prepare<B: Body + Into<ClientBody>>(job: &Job, parts: &mut Parts, body: B) -> (Outgoing, Option<Rc<Transfer>>) {
+    headers::to_worker(&job.conn, job.client, parts, &job.ask);
     if job.upstream.config.forwarded {
         forwarded::add(&mut parts.headers, job.conn.peer_ip, job.conn.tls.is_some());
     }
@@ -245,5 +263,5 @@ fn prepare<B: Body + Into<ClientBody>>(job: &Job, request: Request<B>) -> (Reque
     framing::declare(&mut parts.headers, &body);
     let upload = Upload::of(&job.conn, body, job.upstream.config.max_body);
     let pace = upload.as_ref().map(|upload| upload.pace());
-    (Request::from_parts(parts, Outgoing::stream(upload.map(|upload| upload as Box<dyn RequestStream>))), pace)
+    (Outgoing::stream(upload.map(|upload| upload as Box<dyn RequestStream>)), pace)
 }

@@ -215,7 +215,11 @@ impl Reply {
     /// Replaces this response by `other`, and moves the request's record to it.
     pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
         match self.record.take() {
-            Some(record) => record.finish(other),
+            Some(record) => {
+                let mut other = other;
+                record.finish(&mut other);
+                other
+            }
             None => other,
         }
     }
@@ -227,9 +231,8 @@ impl Reply {
     }
 
     /// Attaches the record of the request, which ends with the response.
-    pub fn recorded(mut self, record: Box<Record>) -> Self {
+    pub fn record(&mut self, record: Box<Record>) {
         self.record = Some(record);
-        self
     }
 
     fn passed(&mut self, frame: &Frame<Bytes>) {

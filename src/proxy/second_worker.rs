@@ -23,12 +23,11 @@ use crate::upstream::exchange::ResponseAndLease;
 use crate::upstream::worker::Worker;
 
 /// How a handshake at its first worker came out.
-#[allow(clippy::large_enum_variant, reason = "moved once, and never stored")]
 pub(crate) enum HandshakeStep {
     /// The exchange is over.
     Over(Result<ResponseAndLease, Failure>),
-    /// The worker did not answer; the request is returned for another worker.
-    GivenUp(Request<Outgoing>),
+    /// The worker did not answer; the request is made anew for another worker.
+    GivenUp,
 }
 
 /// Whether another worker may be asked in place of one that does not answer this request. `is_resendable` tells whether
@@ -38,8 +37,14 @@ pub(crate) fn may_ask(job: &Job, is_resendable: bool, is_used: bool) -> bool {
     is_handshake && is_resendable && !is_used && !job.upstream.config.retry_after.is_zero()
 }
 
-/// Waits for the answer of the first worker; gives it up once another worker may be asked.
-pub(crate) async fn exchange(job: &Job, worker: &Arc<Worker>, exchange: HintedExchange<'_>) -> HandshakeStep {
+/// Waits for the answer of the first worker; gives it up once another worker may be asked. `request` was sent, and is
+/// then made anew.
+pub(crate) async fn exchange(
+    job: &Job,
+    worker: &Arc<Worker>,
+    request: &mut Request<Outgoing>,
+    exchange: HintedExchange<'_>,
+) -> HandshakeStep {
     let mut exchange = pin!(exchange);
     let retry_after = job.upstream.config.retry_after;
     loop {
@@ -54,9 +59,10 @@ pub(crate) async fn exchange(job: &Job, worker: &Arc<Worker>, exchange: HintedEx
         }
     }
     match exchange.take_head().and_then(|head| retry::request(&head)) {
-        Some(request) => {
+        Some(again) => {
             said(job, worker, retry_after);
-            HandshakeStep::GivenUp(request)
+            *request = again;
+            HandshakeStep::GivenUp
         }
         None => HandshakeStep::Over(exchange.await),
     }

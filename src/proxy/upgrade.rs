@@ -73,7 +73,7 @@ impl Granted {
 pub(crate) async fn grant(
     job: &Job,
     choice: Choice,
-    response: Response<Unread>,
+    response: Box<Response<Unread>>,
     lease: Box<Lease>,
     record: &mut Record,
 ) -> Response<Reply> {
@@ -87,7 +87,7 @@ pub(crate) async fn grant(
 }
 
 /// Whether this is the 101 that was requested (ARCHITECTURE.md, invariant 6); otherwise its connection is closed.
-pub(crate) async fn check(job: &Job, response: Response<Unread>, lease: Box<Lease>) -> Option<Granted> {
+pub(crate) async fn check(job: &Job, response: Box<Response<Unread>>, lease: Box<Lease>) -> Option<Granted> {
     let (parts, unread) = response.into_parts();
     let asked = job.ask.upgrade.as_ref().is_some_and(|accept| upgrade::grants(&parts.headers, accept));
     if parts.version != Version::HTTP_11 || !asked {

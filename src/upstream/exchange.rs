@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use hyper::header::HeaderMap;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, Uri};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connections::connect::Lease;
@@ -44,8 +44,8 @@ const LARGE_PIECE: usize = 32 * 1024;
 
 /// Why an exchange brought no response.
 pub enum Failure {
-    /// The connection had closed before the request was written; the request is returned unchanged.
-    Unsent(Box<Request<Outgoing>>),
+    /// The connection had closed before the request was written; the request is unchanged.
+    Unsent,
     /// The connection broke, or what came was not a valid HTTP response.
     Broken {
         /// The error that ended the exchange.
@@ -94,8 +94,9 @@ pub struct Exchange {
     slow: Option<SlowRequest>,
 }
 
-/// A response, and the connection over which its body comes.
-pub(crate) type ResponseAndLease = (Response<Unread>, Box<Lease>);
+/// A response, and the connection over which its body comes. The response is boxed, because it passes through many
+/// futures, and a move of its 160 bytes in each costs more than the box.
+pub(crate) type ResponseAndLease = (Box<Response<Unread>>, Box<Lease>);
 
 impl Lease {
     /// Sends `request` and waits for the head of the response; see [`Self::begin`].
@@ -104,25 +105,25 @@ impl Lease {
     /// See [`Failure`]; the connection is then closed.
     pub async fn exchange(
         self: Box<Self>,
-        request: Request<Outgoing>,
+        mut request: Request<Outgoing>,
         terms: ExchangeTerms,
     ) -> Result<ResponseAndLease, Failure> {
-        self.begin(request, terms)?.await
+        self.begin(&mut request, terms)?.await
     }
 
-    /// Sends the part of `request` that can be sent at once. The returned future sends the rest while it waits for the
-    /// head of the response. A request that waits for longer than 2 s counts as slow meanwhile, except for an open
-    /// poll, which may wait long by design.
+    /// Sends the part of `request` that can be sent at once, and empties it. The returned future sends the rest while
+    /// it waits for the head of the response. A request that waits for longer than 2 s counts as slow meanwhile, except
+    /// for an open poll, which may wait long by design.
     ///
     /// # Errors
     /// See [`Failure`]; the connection is then closed.
     pub fn begin(
         mut self: Box<Self>,
-        mut request: Request<Outgoing>,
+        request: &mut Request<Outgoing>,
         terms: ExchangeTerms,
     ) -> Result<Exchange, Failure> {
         if !self.check_quiet() {
-            return Err(Failure::Unsent(Box::new(request)));
+            return Err(Failure::Unsent);
         }
         self.used = true;
         let mut coming = Coming::new(request.method() == Method::HEAD);
@@ -130,13 +131,16 @@ impl Lease {
         let uploading = request.body().is_uploading();
         self.wait.begin(terms.client, terms.patience, wait_kind(terms.is_poll, uploading));
         let mut head = None;
-        match self.write(&mut request, terms.keep.then_some(&mut head)) {
+        match self.write(request, terms.keep.then_some(&mut head)) {
             Ok(()) => {}
-            Err(None) => return Err(Failure::Unsent(Box::new(request))),
+            Err(None) => return Err(Failure::Unsent),
             Err(Some(error)) => return Err(self.broke(error, false, head)),
         }
         let mut fields = std::mem::take(request.headers_mut());
         fields.clear();
+        // The target is a part of the client's read buffer, which can be used again once nothing refers to it.
+        *request.uri_mut() = Uri::default();
+        request.extensions_mut().clear();
         Ok(Exchange { lease: Some(self), coming, fields, head, uploading, heard: false, slow: None })
     }
 
@@ -186,7 +190,7 @@ impl Lease {
         self.established.spoke(clock::ms_at(self.answered_at));
         self.authenticates |= head.authenticates;
         self.idle_ms = self.idle_after(&head);
-        let mut response = Response::new(Unread::new(head.length, rest));
+        let mut response = Box::new(Response::new(Unread::new(head.length, rest)));
         *response.status_mut() = head.status;
         *response.version_mut() = head.version;
         *response.headers_mut() = head.fields;

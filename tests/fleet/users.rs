@@ -142,7 +142,10 @@ fn options(proxy: &Proxy, user: &str, transports: &Value, in_auth: bool) -> Valu
 }
 
 async fn real(proxy: &Proxy, user: &str, transports: &Value) -> Guarded {
-    let mut client = Guarded::start(&options(proxy, user, transports, false));
+    let mut settings = options(proxy, user, transports, false);
+    // It ends when it is told to, however long that takes on a busy machine.
+    settings["settle"] = json!(600_000);
+    let mut client = Guarded::start(&settings);
     client.event("echo").await;
     client
 }

@@ -4,6 +4,7 @@
 //! limit is generous, because it only decides how long a failing test takes.
 
 use std::fmt::Debug;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use super::process::PATIENCE;
@@ -14,12 +15,28 @@ const POLL: Duration = Duration::from_millis(5);
 /// An upper bound on a time that holds on an idle machine. On a loaded one it is longer: by the number of threads that
 /// want to run, per core.
 pub(crate) fn at_most(idle: Duration) -> Duration {
+    idle.mul_f64(load_factor())
+}
+
+/// The number of threads that want to run, per core: 1 to 10. Read once per 100 ms, because some tests wait for every
+/// byte, and the number of cores is read from a dozen files.
+fn load_factor() -> f64 {
+    static CORES: LazyLock<f64> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64));
+    static LAST: Mutex<Option<(Instant, f64)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap();
+    if let Some((when, factor)) = *last
+        && when.elapsed() < Duration::from_millis(100)
+    {
+        return factor;
+    }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut fields = load.split([' ', '/']);
     let average = fields.next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     let running = fields.nth(2).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-    idle.mul_f64((average.max(running) / cores).clamp(1.0, 10.0))
+    let factor = (average.max(running) / *CORES).clamp(1.0, 10.0);
+    *last = Some((Instant::now(), factor));
+    factor
 }
 
 /// How long a wait may take: [`PATIENCE`], on a loaded machine up to three times as long.

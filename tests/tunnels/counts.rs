@@ -133,22 +133,44 @@ async fn a_tunnel_holds_its_pin_and_leaves_it_for_a_few_seconds() {
     assert_eq!(proxy.worker(&worker.address.to_string()).sessions(), 0);
 }
 
+/// Opens tunnels, many at a time. Returns all ends of clients and of the worker, in no order.
+async fn some_tunnels(proxy: &Proxy, worker: &TunnelWorker, count: usize) -> Vec<TcpStream> {
+    let mut open = Vec::new();
+    while open.len() < 2 * count {
+        let now = (count - open.len() / 2).min(50);
+        let mut clients = Vec::new();
+        for _ in 0..now {
+            let mut client = TcpStream::connect(proxy.address).await.unwrap();
+            client.write_all(ASK.as_bytes()).await.unwrap();
+            clients.push(client);
+        }
+        for _ in 0..now {
+            let (mut far, _) = worker.accept().await;
+            far.write_all(GRANT.as_bytes()).await.unwrap();
+            open.push(far);
+        }
+        for mut client in clients {
+            assert!(head_of(&mut client).await.unwrap().starts_with("HTTP/1.1 101 "));
+            open.push(client);
+        }
+    }
+    open
+}
+
 #[tokio::test]
 async fn two_thousand_idle_tunnels_come_and_go() {
     let worker = TunnelWorker::start().await;
     let proxy = Proxy::before(&[worker.address]);
     let live = proxy.worker(&worker.address.to_string());
-    let mut open = Vec::new();
-    while open.len() < 2_000 {
-        open.push(tunnel(&proxy, &worker).await);
-    }
+    let mut open = some_tunnels(&proxy, &worker, 999).await;
+    let (mut client, mut far) = tunnel(&proxy, &worker).await;
+    open.extend(some_tunnels(&proxy, &worker, 1_000).await);
     assert_eq!((live.tunnels(), clients(&proxy)), (2_000, 2_000));
     // No tunnel blocks another one.
-    let (client, far) = &mut open[1_234];
     client.write_all(&masked(0x81, b"hello")).await.unwrap();
     let mut got = [0; 11];
     within(far.read_exact(&mut got)).await.unwrap();
-    drop(open);
+    drop((open, client, far));
     wait_for_async("all tunnels have ended", async || live.tunnels() == 0 && clients(&proxy) == 0).await;
     let began = Instant::now();
     assert_eq!(proxy.stop().cut, 0);

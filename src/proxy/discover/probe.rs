@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use tokio::sync::mpsc;
 
 use crate::affinity::discoveries::search::{ProbeVerdict, Verdicts};
@@ -30,9 +30,9 @@ use crate::proxy::Job;
 use crate::proxy::response_body::WorkerBody;
 use crate::thread::Thread;
 use crate::upstream::Upstream;
-use crate::upstream::connections::connect::{self, ExchangeTerms, Failure, Lease};
+use crate::upstream::connections::connect::{self, ExchangeTerms, Failure};
 use crate::upstream::connections::limit;
-use crate::upstream::exchange::response_body::Unread;
+use crate::upstream::exchange::ResponseAndLease;
 use crate::upstream::session_paths::Oracle;
 use crate::upstream::worker::Worker;
 use question::{Probe, ProbeQuestion, random_like};
@@ -196,7 +196,7 @@ impl Asker {
                 Err(Unasked::Full) => return (ProbeVerdict::Full, None),
                 // The idle connection was just being closed, which means nothing for the worker, and a probe may be
                 // sent twice.
-                Err(Unasked::Failed(Failure::Unsent(_) | Failure::Broken { .. })) if !max_idle.is_zero() => {
+                Err(Unasked::Failed(Failure::Unsent | Failure::Broken { .. })) if !max_idle.is_zero() => {
                     max_idle = Duration::ZERO;
                 }
                 Err(Unasked::Failed(_) | Unasked::NoConnection) => return (ProbeVerdict::Silent, None),
@@ -217,7 +217,7 @@ impl Asker {
         worker: &Arc<Worker>,
         request: Request<Outgoing>,
         max_idle: Duration,
-    ) -> Result<(Response<Unread>, Box<Lease>), Unasked> {
+    ) -> Result<ResponseAndLease, Unasked> {
         let slot = limit::try_enter(worker).ok_or(Unasked::Full)?;
         self.upstream.series().probes.inc();
         let leased = connect::lease(&self.thread.connections, worker, max_idle, PROBE_PATIENCE).await;

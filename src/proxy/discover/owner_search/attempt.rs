@@ -69,7 +69,7 @@ impl OwnerSearch<'_> {
             // A claim is what a made-up sid never gets.
             self.tokens.give_back();
         }
-        let Some(request) = self.copies.next() else {
+        let Some(mut request) = self.copies.next() else {
             let (result, why) = match self.copies.has_no_room() {
                 true => (Discovery::NoRoom, "too many request bodies are held"),
                 false => (Discovery::Failed, "the request body is too large to be sent again"),
@@ -79,21 +79,23 @@ impl OwnerSearch<'_> {
         job.upstream.series().attempts.inc();
         record.tries();
         let waiting = job.ask.is_poll().then(|| Waiting::at(self.search, worker));
-        let mut attempted = pin!(attempt::attempt(job, worker, request));
-        let attempted = match tokio::time::timeout(SILENCE, &mut attempted).await {
-            Ok(attempted) => attempted,
-            Err(_) => {
-                if waiting.is_some() {
-                    self.tokens.give_back();
+        let attempted = {
+            let mut attempted = pin!(attempt::attempt(job, worker, &mut request));
+            match tokio::time::timeout(SILENCE, &mut attempted).await {
+                Ok(attempted) => attempted,
+                Err(_) => {
+                    if waiting.is_some() {
+                        self.tokens.give_back();
+                    }
+                    attempted.await
                 }
-                attempted.await
             }
         };
         drop(waiting);
         let (response, lease, in_flight) = match attempted {
             Ok(answered) => answered,
-            Err(Missed::Connect(error, back)) => {
-                self.copies.take_back(back);
+            Err(Missed::Connect(error)) => {
+                self.copies.take_back(request);
                 return if matches!(error, ConnectError::Refused) {
                     AttemptStep::Closed
                 } else {
