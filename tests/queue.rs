@@ -1,10 +1,13 @@
 //! Messages for users whose clients are away: with real clients of all kinds, a real Redis, and real stickyds.
 
 mod bounds;
+mod certificates;
 mod delivery;
 mod emits;
+mod evicted;
 mod faults;
 mod operators;
+mod slow;
 
 use std::path::Path;
 
@@ -25,7 +28,7 @@ fn config(workers: &[Worker], name: &str, redis: &str, queue: &str) -> String {
     format!(
         "state_dir = \".\"\n{SECRET}{}labels = {{ user = \"jwt:sub\" }}\n\
          offline_queue = {{ label = \"user\"{queue} }}\n\
-         [fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
+         [fleet]\nredis = {redis:?}\nname = \"{name}\"\nlookup_timeout = \"1s\"\n\
          [[route]]\nupstream = \"app\"\n[route.jwt]\nsecret = \"{}\"\nfrom = [\"auth:token\", \"query:token\"]\n",
         upstream(workers),
         tokens::SECRET,
@@ -43,7 +46,8 @@ fn start(workers: &[Worker], redis: &Redis, queue: &str) -> Binary {
 fn of_backend(workers: &[Worker], name: &str, redis: &str) -> String {
     format!(
         "state_dir = \".\"\n{SECRET}{}labels = {{ user = \"backend\" }}\nemit = {{ via = \"frames\" }}\n\
-         offline_queue = {{ label = \"user\" }}\n[fleet]\nredis = {redis:?}\nname = \"{name}\"\n",
+         offline_queue = {{ label = \"user\" }}\n[fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
+         lookup_timeout = \"1s\"\n",
         upstream(workers),
     )
 }

@@ -29,7 +29,7 @@ use super::{Api, ApiRefusal, bare_router, fleet, refuse, workers};
 use crate::fleet::Fleet;
 use crate::fleet::control::{FleetOrder, FleetReply, MOST_ANSWER, WHOLE};
 use crate::fleet::members::FleetMember;
-use crate::fleet::states::FleetState;
+use crate::fleet::states::{FleetState, time_after};
 use crate::locks::lock;
 use crate::telemetry::say_full;
 pub(super) use passing::{PassedOn, Passing};
@@ -80,6 +80,11 @@ impl AppliedOrders {
         }
         all.insert(key, state.clone());
         order
+    }
+
+    /// Version of the last order for a worker.
+    fn last(&self, upstream: &str, worker: &str) -> Option<(i64, u64)> {
+        lock(&self.0).get(&(upstream.to_owned(), worker.to_owned())).map(FleetState::version)
     }
 
     /// The noted orders that Redis has lost, or in whose place it has earlier ones.
@@ -146,10 +151,11 @@ pub(super) async fn everywhere(
         return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let has_shown = scope != OrderScope::Operator || fleet.show(&fleet::summary(&api.shared)).await;
-    let Some(at_us) = fleet.redis_us().await.filter(|_| has_shown) else {
+    let away = || {
         let why = "the fleet's Redis does not answer: no stickyd was asked; try without the fleet";
-        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, why));
+        refuse(StatusCode::SERVICE_UNAVAILABLE, why)
     };
+    let at_us = fleet.redis_us().await.filter(|_| has_shown).ok_or_else(away)?;
     let mut members = fleet.members();
     if let Some(name) = &at {
         members.retain(|member| member.name == *name || format!("{:016x}", member.node) == *name);
@@ -172,8 +178,15 @@ pub(super) async fn everywhere(
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let method = method.to_string();
     let (question, stickyd) = (crate::random::u64(), fleet.name().to_owned());
-    let order = FleetOrder { at_us, body, method, path, question, stickyd, to, who };
-    let state = kept_state(api, &order).filter(|_| to.is_none());
+    let mut order = FleetOrder { at_us, body, given_us: Some(at_us), method, path, question, stickyd, to, who };
+    let mut state = kept_state(api, &order).filter(|_| to.is_none());
+    if let Some(state) = &mut state {
+        // The clock may have been set back since the last order for this worker, here or at another stickyd.
+        let kept = fleet.state_of(&state.upstream, &state.worker).await.ok_or_else(away)?;
+        let last = kept.map(|kept| kept.version()).max(api.orders.last(&state.upstream, &state.worker));
+        order.at_us = time_after(at_us, last);
+        state.at_us = order.at_us;
+    }
     let is_known = state.as_ref().is_some_and(|state| state.file.is_some());
     if let Some(state) = state.as_ref().filter(|_| is_known) {
         keep(&fleet, state).await?;
@@ -317,6 +330,7 @@ fn kept_state(api: &Api, order: &FleetOrder) -> Option<FleetState> {
     Some(FleetState {
         at_us: order.at_us,
         file: found.as_ref().map(|worker| worker.admin.file_word().to_owned()),
+        given_us: order.given_us,
         grace_ms: grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         question: order.question,
         state,

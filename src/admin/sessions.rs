@@ -13,11 +13,13 @@ use axum::http::StatusCode;
 use super::api::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 use super::{Api, ApiRefusal, refuse};
 use crate::affinity::explain::{Decision, ExplainQuestion, SharedSession, default_rule, explain as decide};
+use crate::affinity::recognise::behind;
 use crate::client::Client;
 use crate::clock;
 use crate::cookie::{Cookie, SeenCookie, WorkerId};
 use crate::engine_io::MAX_ID;
 use crate::fleet::SharedPin;
+use crate::fleet::lookups::{FollowFinding, FollowNames};
 use crate::keys::Key;
 use crate::rules::LiveRule;
 use crate::state::Snapshot;
@@ -143,8 +145,11 @@ pub(crate) async fn explain(
         Some(other) => return Err(wrong(format!("`kind` must be session or request, not `{other}`"))),
     };
     let cookie = query.get("cookie").filter(|text| !text.is_empty()).map(|text| read_cookie(upstream, text));
-    let rule = rule(upstream, &query)?;
     let sid = query.get("sid").filter(|sid| !sid.is_empty()).map(String::as_bytes);
+    // Without a rule, the id may be one that an ordinary request names.
+    let has_rule = query.contains_key("rule");
+    let follows = if has_rule { None } else { followed(&api, upstream, sid).await };
+    let rule = rule(upstream, &query)?;
     let known = shared_pin(&api, upstream, rule, sid).await;
     let worker = known.and_then(|pin| upstream.worker(WorkerId(pin.worker)));
     let shared = match known {
@@ -152,8 +157,9 @@ pub(crate) async fn explain(
         _ => worker.map(SharedSession::At),
     };
     let asked = ExplainQuestion {
-        rule,
+        rule: rule.filter(|_| has_rule),
         shared,
+        follows: follows.as_ref(),
         sid,
         cookie: cookie.flatten(),
         client: address.map(|address| Client { address: address.to_canonical(), known: true, secure: false }),
@@ -186,6 +192,30 @@ async fn shared_pin(api: &Api, upstream: &Upstream, rule: Option<&LiveRule>, sid
         return None;
     }
     fleet.inspect(key).await?
+}
+
+/// The worker of the session that an ordinary request with this id names (`follow`): one that is pinned here, or one
+/// that the fleet's Redis knows.
+async fn followed(api: &Api, upstream: &Upstream, id: Option<&[u8]>) -> Option<Arc<Worker>> {
+    let id = id.filter(|id| !upstream.config.follow.is_empty() && id.len() <= MAX_ID)?;
+    let sessions = &api.shared.sessions;
+    let names = |id| sessions.follow_names(&upstream.config.name, id);
+    let both = || std::iter::once(id).chain(behind(id)).map(names);
+    if let Some(here) = both().find_map(|names| sessions.followed_here(names)) {
+        return Some(here);
+    }
+    let fleet = sessions.fleet().filter(|fleet| fleet.settings().pins)?;
+    for names in both() {
+        let found = match fleet.inspect_followed(names, |session| sessions.leads(session)).await {
+            FollowFinding::Here(session) => sessions.followed_here(FollowNames { sid: session, ..names }),
+            FollowFinding::Pin(pin) if !pin.is_ended => upstream.worker(WorkerId(pin.worker)).cloned(),
+            FollowFinding::Pin(_) | FollowFinding::Nothing => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }
 
 /// Reads a cookie, given as its value alone or as `name=value`.

@@ -31,7 +31,10 @@ pub struct ExplainQuestion<'a> {
     pub client: Option<Client>,
     /// What the fleet's Redis says of the session, if it is not pinned here.
     pub shared: Option<SharedSession<'a>>,
-    /// Without a sid: whether the request is ordinary instead of starting a new session.
+    /// Worker of the session that an ordinary request with this id names (`follow`), here or as Redis says.
+    pub follows: Option<&'a Arc<Worker>>,
+    /// Whether the request is ordinary: instead of starting a new session, or one that names a session by the id where
+    /// the upstream follows such ids.
     pub ordinary: bool,
 }
 
@@ -51,6 +54,8 @@ pub enum Why {
     Pinned,
     /// Another stickyd of the fleet has pinned the sid to the worker, as Redis says.
     Shared,
+    /// The id names a session of the worker: its sid, or the id of one of its sockets.
+    Follow,
     /// The sid is not pinned here: discovery would start at the worker.
     Unpinned,
     /// An operator ended the session.
@@ -79,6 +84,7 @@ impl Why {
         match self {
             Self::Pinned => "pinned",
             Self::Shared => "shared",
+            Self::Follow => "follow",
             Self::Unpinned => "unpinned",
             Self::Ended => "ended",
             Self::Gone => "gone",
@@ -99,6 +105,7 @@ impl Why {
             Self::Shared => {
                 "another stickyd has pinned the sid to this worker: Redis says so, and the worker confirms it"
             }
+            Self::Follow => "the id names a session of this worker (`follow`): ordinary requests with it go there",
             Self::Unpinned if has_worker => {
                 "the sid is not pinned here: the workers would be asked, this one first, until one knows it"
             }
@@ -147,6 +154,10 @@ pub fn explain(sessions: &Sessions, upstream: &Upstream, question: ExplainQuesti
 fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_>) -> Decision {
     let live = question.rule.or_else(|| default_rule(upstream));
     let (Some(sid), Some(live)) = (question.sid, live) else { return without_sid(upstream, question, &[]) };
+    let follows = question.follows.filter(|worker| worker.serves()).map(|worker| (Some(worker.clone()), Why::Follow));
+    if question.ordinary && question.rule.is_none() && !upstream.config.follow.is_empty() {
+        return follows.unwrap_or_else(|| without_sid(upstream, question, &[]));
+    }
     let longest = if live.rule.protocol == Protocol::SocketIo { MAX_SID } else { MAX_ID };
     if sid.len() > longest {
         return (None, Why::TooLong);
@@ -164,6 +175,8 @@ fn decide(sessions: &Sessions, upstream: &Upstream, question: ExplainQuestion<'_
         None if live.rule.refusal.is_empty() => {
             without_sid(upstream, ExplainQuestion { ordinary: true, ..question }, &[])
         }
+        // No session has this id, and the workers know none: it is the id of a socket.
+        None if follows.is_some() => follows.unwrap_or((None, Why::Unpinned)),
         None => match first_guess(upstream, question) {
             Some(worker) => (Some(worker), Why::Unpinned),
             None => (None, Why::Unpinned),

@@ -9,7 +9,7 @@ pub(crate) mod discoveries;
 pub(crate) mod explain;
 mod pin;
 pub(crate) mod pins;
-mod recognise;
+pub(crate) mod recognise;
 pub(crate) mod sessions;
 
 use std::sync::Arc;

@@ -4,6 +4,9 @@
 //! allocated for it. Pure, except for a look at whether a second id is pinned. Left out: what a response teaches
 //! (`rules`).
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use hyper::header;
 use hyper::{Method, Request};
 
@@ -15,6 +18,7 @@ use crate::fleet::lookups::FollowNames;
 use crate::keys::Key;
 use crate::rules::{FollowedSession, LiveRule, RuleFacts, at, bit, fits, guard, id};
 use crate::upstream::Upstream;
+use crate::upstream::worker::Worker;
 
 /// A request on its way to [`RequestKind`], and what it is compared with.
 pub(crate) struct RequestReader<'a, B> {
@@ -81,14 +85,14 @@ impl<'a, B> RequestReader<'a, B> {
         let Some(guard) = live.rule.guard else { return true };
         guard::holds(guard, self.request, |id| {
             let key = live.key(&self.sessions.keys, &self.upstream.config.name, id);
-            self.sessions.pins.peek(key, std::time::Instant::now(), |_| ()).is_some()
+            self.sessions.pins.peek(key, Instant::now(), |_| ()).is_some()
         })
     }
 
     /// Whether the finding of a later rule replaces that of earlier ones: an id replaces no id, a pinned id replaces
     /// one that is not pinned, and a handshake replaces a request whose response merely may contain an id.
     fn outranks(&self, before: RequestKind, seen: RequestKind) -> bool {
-        let is_pinned = |key: Key| self.sessions.pins.peek(key, std::time::Instant::now(), |_| ()).is_some();
+        let is_pinned = |key: Key| self.sessions.pins.peek(key, Instant::now(), |_| ()).is_some();
         match (before, seen) {
             (RequestKind::Session { key, .. }, RequestKind::Session { key: other, .. }) => {
                 !is_pinned(key) && is_pinned(other)
@@ -171,16 +175,15 @@ impl<'a, B> RequestReader<'a, B> {
     /// Returns the Socket.IO session that an ordinary request names, by an Engine.IO sid or by a Socket.IO socket id
     /// that was seen here; in a fleet, else the ids that another stickyd may have seen.
     fn followed(&self) -> (Option<FollowedSession>, Vec<FollowNames>) {
-        let now = std::time::Instant::now();
-        let (name, keys) = (&self.upstream.config.name, &self.sessions.keys);
+        let now = Instant::now();
+        let name = &self.upstream.config.name;
         let asks = self.sessions.fleet().is_some_and(|fleet| fleet.settings().pins);
         let mut unknown = Vec::new();
         let mut find = |id: &[u8]| {
-            let sid = keys.key(name, id);
-            if self.sessions.leads(sid) {
-                return Some(sid);
+            let names = self.sessions.follow_names(name, id);
+            if self.sessions.leads(names.sid) {
+                return Some(names.sid);
             }
-            let names = FollowNames { sid, name: keys.of_rule(name, FOLLOW, id) };
             let session = self.sessions.aliases.touch(names.name, now, |key| *key);
             let found = session.filter(|key| self.sessions.leads(*key));
             if asks && found.is_none() && unknown.len() < MOST_UNKNOWN {
@@ -188,17 +191,39 @@ impl<'a, B> RequestReader<'a, B> {
             }
             found
         };
-        let found = self.upstream.config.follow.iter().filter_map(|spot| at(spot, self.request)).find_map(|id| {
-            // In version 2 the id of a socket in a namespace is `/chat#<sid>`.
-            let behind =
-                id.iter().rposition(|b| *b == b'#').and_then(|hash| id.get(hash + 1..)).filter(|id| !id.is_empty());
-            find(&id).or_else(|| find(behind?))
-        });
+        let found = self
+            .upstream
+            .config
+            .follow
+            .iter()
+            .filter_map(|spot| at(spot, self.request))
+            .find_map(|id| find(&id).or_else(|| find(behind(&id)?)));
         match found {
             Some(key) => (Some(FollowedSession::Pinned(key)), Vec::new()),
             None => (None, unknown),
         }
     }
+}
+
+impl Sessions {
+    /// The keys that an id may have which an ordinary request names (`follow`).
+    pub(crate) fn follow_names(&self, upstream: &str, id: &[u8]) -> FollowNames {
+        FollowNames { sid: self.keys.key(upstream, id), name: self.keys.of_rule(upstream, FOLLOW, id) }
+    }
+
+    /// The worker of the session that an ordinary request names by one of these keys, if it is pinned here. Nothing is
+    /// refreshed.
+    pub(crate) fn followed_here(&self, names: FollowNames) -> Option<Arc<Worker>> {
+        let now = Instant::now();
+        let worker = |key: Key| self.pins.peek(key, now, |pin| pin.worker().cloned()).flatten();
+        worker(names.sid).or_else(|| worker(self.aliases.peek(names.name, now, |session| *session)?))
+    }
+}
+
+/// The sid in the id of a socket: in version 2 that of a socket in a namespace is `/chat#<sid>`.
+pub(crate) fn behind(id: &[u8]) -> Option<&[u8]> {
+    let hash = id.iter().rposition(|b| *b == b'#')?;
+    id.get(hash + 1..).filter(|id| !id.is_empty())
 }
 
 /// Maximum number of ids of one request that the fleet is asked about.

@@ -77,7 +77,7 @@ pub struct ExplainCommand {
     /// Upstream of the request; may be left out if there is only one
     #[arg(short, long, value_name = "NAME")]
     pub upstream: Option<String>,
-    /// Id of the session that the request belongs to
+    /// Id of the session that the request belongs to, or of a socket (`follow`)
     #[arg(short, long)]
     pub sid: Option<String>,
     /// Affinity rule that the id belongs to [default: socket.io, or else the first rule]
@@ -89,7 +89,7 @@ pub struct ExplainCommand {
     /// Address of the client
     #[arg(long, value_name = "IP")]
     pub address: Option<String>,
-    /// Kind of request, if it has no sid [default: session]
+    /// Kind of request, if it has no sid or the upstream has `follow` [default: session]
     #[arg(short, long)]
     pub kind: Option<ExplainKind>,
     /// Connection to stickyd, and output format.

@@ -20,8 +20,8 @@ use super::upstream::ReadUpstream;
 use super::workers::WorkerEntry;
 use super::{
     AdminListener, Authorities, Config, HistoryConfig, Limits, Listener, Log, SameSite, Upstream, addresses, fleet,
-    history, limits, listener, log, notify, offline_queue, quick_spawn, routes, rules, secret, state_dir, telemetry,
-    upstream, workers,
+    history, labels, limits, listener, log, notify, offline_queue, quick_spawn, routes, rules, secret, state_dir,
+    telemetry, upstream, workers,
 };
 
 /// A function that looks up a DNS name; it is an argument so that tests need no network.
@@ -164,6 +164,7 @@ pub(crate) fn read(context: &Context<'_>, mut root: Section<'_>, file: &Path) ->
     let admin = admin::read(context, &mut root, state_dir.as_deref());
     let fleet = fleet::read(context, &mut root, secret.is_some(), &upstreams);
     offline_queue::need_a_fleet(context, &upstreams, fleet.is_some());
+    labels::need_certificates(context, &upstreams, &listeners);
     let limits = limits::read(&mut root);
     let history = history::read(&mut root);
     let log = log::read(context, &mut root);

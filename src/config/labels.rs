@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 use hyper::header::HeaderName;
 
-use super::error::Report;
+use super::check::Context;
+use super::error::{Report, Span};
 use super::file::{ConfigText, Section};
+use super::listener::Listener;
+use super::tls::ClientAuth;
+use super::upstream::ReadUpstream;
 
 /// Label rules of an upstream, in the order of the config file.
 pub type LabelRules = Vec<LabelRule>;
@@ -30,8 +34,19 @@ pub enum LabelSource {
     Header(HeaderName),
     /// Claim of the client's token (`[route.jwt]`).
     Claim(String),
+    /// Part of the client's certificate, which a listener has checked (`client_auth`).
+    Certificate(CertificatePart),
     /// The application sets it over the API; no request has it.
     Backend,
+}
+
+/// Part of a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CertificatePart {
+    /// Its subject, such as `CN=device-7,O=Example`.
+    Subject,
+    /// Its SHA-256 fingerprint, as 64 hexadecimal digits.
+    Fingerprint,
 }
 
 impl LabelSource {
@@ -39,7 +54,7 @@ impl LabelSource {
     pub(crate) fn claim(&self) -> Option<&str> {
         match self {
             Self::Claim(name) => Some(name),
-            Self::Query(_) | Self::Cookie(_) | Self::Header(_) | Self::Backend => None,
+            Self::Query(_) | Self::Cookie(_) | Self::Header(_) | Self::Certificate(_) | Self::Backend => None,
         }
     }
 }
@@ -73,6 +88,19 @@ pub(crate) fn read(section: &mut Section<'_>, upstream: &str) -> Arc<LabelRules>
     Arc::new(labels)
 }
 
+/// Warns of labels that stay empty, because no listener asks clients for certificates.
+pub(crate) fn need_certificates(context: &Context<'_>, upstreams: &[ReadUpstream], listeners: &[(Listener, Span)]) {
+    let mut certificates = listeners.iter().filter_map(|(one, _)| one.tls.as_ref()).flat_map(|tls| &tls.certificates);
+    if certificates.any(|one| one.client_auth != ClientAuth::Off) {
+        return;
+    }
+    let reads = |label: &LabelRule| matches!(label.from, LabelSource::Certificate(_));
+    for read in upstreams.iter().filter(|read| read.upstream.labels.iter().any(reads)) {
+        let message = "a label is read from client certificates, but no listener has `client_auth`";
+        context.report.warn(&read.name, message, "add client_auth to the tls of a listener, or the label stays empty");
+    }
+}
+
 /// Checks the name of a label, which becomes a key in answers of the admin API and in filters.
 fn check_name(report: &Report<'_>, name: &ConfigText) {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
@@ -83,7 +111,8 @@ fn check_name(report: &Report<'_>, name: &ConfigText) {
 }
 
 fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<LabelSource> {
-    let help = "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\" or \"backend\"";
+    let help = "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\", \"certificate:subject\", \
+                \"certificate:fingerprint\" or \"backend\"";
     if text.value.trim() == "backend" {
         return Some(LabelSource::Backend);
     }
@@ -106,6 +135,11 @@ fn place(report: &Report<'_>, text: &ConfigText, upstream: &str) -> Option<Label
             wrong(format!("the header `{key}` carries secrets and cannot be a label"), "name another header")
         }
         "jwt" => Some(LabelSource::Claim(key.to_owned())),
+        "certificate" => match key {
+            "subject" => Some(LabelSource::Certificate(CertificatePart::Subject)),
+            "fingerprint" => Some(LabelSource::Certificate(CertificatePart::Fingerprint)),
+            _ => wrong(format!("`{key}` is not a part of a client certificate that can be a label"), help),
+        },
         "header" => match HeaderName::try_from(key) {
             Ok(name) => Some(LabelSource::Header(name)),
             Err(_) => wrong(format!("`{key}` is not a valid header name"), help),

@@ -41,7 +41,7 @@ pub(crate) fn read(section: &mut Section<'_>, labels: &LabelRules) -> Option<(Of
     table.finish();
     let label = label?;
     match labels.iter().find(|rule| rule.name == label.value).map(|rule| &rule.from) {
-        Some(LabelSource::Claim(_) | LabelSource::Backend) => {}
+        Some(LabelSource::Claim(_) | LabelSource::Certificate(_) | LabelSource::Backend) => {}
         Some(from @ (LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_))) => {
             let place = match from {
                 LabelSource::Query(_) => "a query parameter",
@@ -52,7 +52,8 @@ pub(crate) fn read(section: &mut Section<'_>, labels: &LabelRules) -> Option<(Of
                 "the label `{}` comes from {place}, which clients choose: they would get the messages of other users",
                 label.value
             );
-            let help = "take the label from a verified token or from the backend: labels = { user = \"jwt:sub\" } or { user = \"backend\" }";
+            let help = "take the label from a verified token, from the client's certificate or from the backend: \
+                        labels = { user = \"jwt:sub\" }, { user = \"certificate:subject\" } or { user = \"backend\" }";
             report.error_help(&label.span, message, help);
         }
         None => {

@@ -19,7 +19,7 @@ pub(crate) fn acl(user: &str, prefix: &str) -> String {
         // Sockets of users, in lists as the answers are.
         "+lrem +lrange +llen",
         // Messages for users that are away, in such lists, too.
-        "+multi +exec +lindex +incrby +decrby +zrem +zcard",
+        "+multi +exec +lindex +zrem +zcard +hget +hincrby +hlen +hscan",
     ];
     let commands = COMMANDS.join(" ");
     format!("user {user} on >PASSWORD resetkeys ~{prefix}:* resetchannels &{prefix}:* -@all {commands}")

@@ -52,7 +52,9 @@ const PAUSES: std::ops::RangeInclusive<Duration> = Duration::from_millis(2)..=Du
 /// A request to the API of every stickyd of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FleetOrder {
-    /// Time by the clock of the Redis, in microseconds; of two orders for one worker the later one holds.
+    /// When it was given, by the clock of the Redis, in microseconds.
+    pub(crate) given_us: Option<i64>,
+    /// The same, or later if an order before it says so; of two orders for one worker the later one holds.
     pub(crate) at_us: i64,
     /// Body of the request as JSON, or empty.
     pub(crate) body: String,

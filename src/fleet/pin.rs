@@ -6,6 +6,7 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::lookups::{FollowFinding, FollowNames};
 use super::queue::{Question, on};
 use super::{Fleet, QUESTION};
 use crate::keys::Key;
@@ -123,13 +124,31 @@ impl Fleet {
     /// The pin of a session, for an operator: counts nothing, and waits longer than requests do. `None` if Redis does
     /// not answer.
     pub(crate) async fn inspect(&self, key: Key) -> Option<Option<SharedPin>> {
+        let value = self.inspect_value(key, &self.pin_name(key)).await?;
+        Some(value.and_then(|pin| SharedPin::decode(&pin)))
+    }
+
+    /// What Redis knows of an id that an ordinary request names, for an operator: nothing is counted.
+    pub(crate) async fn inspect_followed(&self, names: FollowNames, is_here: impl Fn(Key) -> bool) -> FollowFinding {
+        if let Some(Some(pin)) = self.inspect(names.sid).await {
+            return FollowFinding::Pin(pin);
+        }
+        let name = self.inspect_value(names.name, &self.alias_name(names.name)).await.flatten();
+        match name.and_then(|name| SharedName::decode(&name)) {
+            Some(session) if is_here(session) => FollowFinding::Here(session),
+            Some(session) => self.inspect(session).await.flatten().map_or(FollowFinding::Nothing, FollowFinding::Pin),
+            None => FollowFinding::Nothing,
+        }
+    }
+
+    /// The opened value of a pin or a name; the outer `None` means that Redis does not answer.
+    async fn inspect_value(&self, key: Key, name: &str) -> Option<Option<Vec<u8>>> {
         let shard = self.shard_of(key).filter(|shard| self.settings.pins && shard.is_usable())?;
-        let name = self.pin_name(key);
         let (answer, reply) = oneshot::channel();
-        let commands = vec![on("GET", &name)];
+        let commands = vec![on("GET", name)];
         shard.add(|queue| queue.questions.push_back(Question { commands, answer }));
         match timeout(QUESTION, reply).await.ok()?.ok()?.pop()? {
-            Value::BulkString(sealed) => Some(self.seals.open(&name, &sealed).and_then(|pin| SharedPin::decode(&pin))),
+            Value::BulkString(sealed) => Some(self.seals.open(name, &sealed)),
             Value::Nil => Some(None),
             _ => None,
         }

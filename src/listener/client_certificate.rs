@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hyper::header::HeaderValue;
 use rustls::pki_types::CertificateDer;
 
+use crate::sockets::labels::CertificateTexts;
 use crate::x509::ParsedCertificate;
 
 /// State of the client's certificate on a connection where one was requested.
@@ -45,6 +46,13 @@ impl ClientCertificate {
         let value =
             |text: String| HeaderValue::try_from(text).map_err(|_| "the certificate is not a valid field value");
         Ok(Self::Valid { subject: value(certificate.subject())?, fingerprint: value(fingerprint)? })
+    }
+
+    /// What it says, for the labels of sockets.
+    pub(crate) fn texts(&self) -> Option<CertificateTexts<'_>> {
+        let Self::Valid { subject, fingerprint } = self else { return None };
+        // Both are ASCII.
+        Some(CertificateTexts { subject: subject.to_str().ok()?, fingerprint: fingerprint.to_str().ok()? })
     }
 }
 

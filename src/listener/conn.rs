@@ -34,6 +34,7 @@ use crate::metrics::LimitLabel;
 use crate::net::client_io::ClientIo;
 use crate::net::held::UnsentBytes;
 use crate::proxy::{self, headers};
+use crate::sockets::labels::CertificateTexts;
 use crate::thread::{Registered, Thread, ThreadOrder};
 use crate::tunnel::Opening;
 use crate::upstream::connections::own::OwnConnections;
@@ -229,6 +230,11 @@ impl Conn {
             (Some(secured), Some(terms)) => terms.is_for(secured.policy, host),
             _ => true,
         }
+    }
+
+    /// What the client's certificate says, if the connection was opened with one.
+    pub(crate) fn certificate(&self) -> Option<CertificateTexts<'_>> {
+        self.tls.as_ref()?.client.as_deref()?.texts()
     }
 
     /// Returns the value of `Strict-Transport-Security` for responses on this connection, if one is configured.

@@ -19,7 +19,7 @@ use crate::route::access::AccessGuard;
 use crate::route::guard::{Passed, RouteGuard};
 use crate::route::person::Person;
 use crate::sockets::{self, New, OpeningRequest, SocketFacts, Transport};
-use crate::state::{GlobalRules, ReplayRoom, admissions};
+use crate::state::{GlobalRules, ReplayRoom, admissions, mail_users};
 use crate::traces::RequestTrace;
 use crate::upstream::Upstream;
 use crate::upstream::worker::{SessionSeat, Worker};
@@ -77,9 +77,15 @@ impl Job {
         }
     }
 
-    /// Applies what the guard knows of the client to the socket of a session, if it is on the list.
+    /// Applies what is known of the client to the socket of a session, if it is on the list: by the guard, and from its
+    /// certificate.
     pub(super) fn settle(&self, key: Key) {
         let shared = &self.conn.thread.shared;
+        if let Some(certificate) = self.conn.certificate()
+            && let Some(socket) = shared.sessions.socket(key)
+        {
+            mail_users::of_certificate(shared, certificate, &socket);
+        }
         if let Some(watch) = &self.watch
             && let Some(socket) = shared.sessions.socket(key)
         {
@@ -142,6 +148,7 @@ impl Job {
         let claim = |name: &str| person.as_ref().and_then(|person| person.claim(name));
         self.facts = Some(Box::new(SocketFacts::read(OpeningRequest {
             claims: &claim,
+            certificate: self.conn.certificate(),
             headers: request.headers(),
             query: request.uri().query(),
             is_engine_io: self.ask.engine.is_some(),

@@ -128,7 +128,8 @@ fn check_guards<B: Body>(
     let own = told::authority(conn, request.headers(), host);
     let person = |key| conn.thread.shared.admissions.person(key);
     let fleet = conn.thread.shared.sessions.fleet().map(|fleet| &**fleet);
-    let asked = guard::GuardedRequest { ask, client, own, key, now_ms: clock::now_ms(), fleet, person: &person };
+    let (certificate, now_ms) = (conn.certificate(), clock::now_ms());
+    let asked = guard::GuardedRequest { ask, client, own, key, now_ms, fleet, certificate, person: &person };
     if let Some(session) = ToldSession::of(conn, found.upstream, request, ask, client) {
         return Err(match guard::check_told(found, request, &asked) {
             Ok(readable) => Rejection::ToldSession { session: session.readable(readable), client },

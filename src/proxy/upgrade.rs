@@ -22,7 +22,7 @@ use crate::clock;
 use crate::engine_io::PollFormat;
 use crate::net::worker_io::WorkerIo;
 use crate::sockets::{SocketKind, Tunnelled};
-use crate::state::admissions;
+use crate::state::{admissions, mail_users};
 use crate::tunnel::connected::Connected;
 use crate::tunnel::gate::TunnelGate;
 use crate::tunnel::socket_names::Names;
@@ -182,9 +182,12 @@ fn connected(job: &Job, socket: &Tunnelled) -> Option<Box<Connected>> {
     Some(Connected::new(shared, socket))
 }
 
-/// Applies what the route's guard knows of the client to its socket, and makes the gate of a tunnel whose token comes
-/// in a packet.
+/// Applies to the socket what the client's certificate and the route's guard know of the client, and makes the gate of
+/// a tunnel whose token comes in a packet.
 fn gate(job: &Job, socket: &Tunnelled) -> Option<Box<TunnelGate>> {
+    if let Some(certificate) = job.conn.certificate() {
+        mail_users::of_certificate(&job.conn.thread.shared, certificate, socket.socket());
+    }
     let watch = job.watch.as_ref()?;
     let shared = &job.conn.thread.shared;
     let person = job.person();

@@ -1,19 +1,18 @@
 //! The messages of one user in the fleet's Redis: a list, a claim on its delivery, and the places where all users of an
 //! upstream are counted.
 //!
-//! A list costs 0.6 KB with one message where a stream costs over 4 KB, and keeps the order as well; what a stream
+//! A list costs 0.7 KB with one message where a stream costs over 4 KB, and keeps the order as well; what a stream
 //! would add (ids, consumer groups) the sealed messages and the claim do (docs/offline-queue.md). Messages are removed
 //! by their value, which no other message has: whatever happens to the claim, only what was delivered is removed.
 //!
-//! Keys, all with the hash of a user or an upstream: `q` the list, `qc` the claim, `qn` the number of messages of an
-//! upstream, `qu` its users, ordered by when their first message expires.
+//! Keys, all with the hash of a user or an upstream: `q` the list, `qc` the claim, `qh` the numbers of messages of an
+//! upstream and of its users (`count`), `qu` its users, ordered by when their first message expires.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
+use super::count::UpstreamKeys;
 use super::message;
 use crate::config::OfflineQueue;
 use crate::fleet::{Fleet, StoreFault};
@@ -31,28 +30,10 @@ const MOST_EVICTED: u64 = 64;
 /// Users that are looked at together.
 pub(crate) const USERS: usize = 64;
 
-/// Names of the keys that count the messages of an upstream.
-#[derive(Debug, Clone)]
-pub(crate) struct UpstreamKeys {
-    counter: String,
-    users: String,
-    /// Removed messages that the counter still has, because Redis has refused to change it: a Redis without memory
-    /// removes messages, and counts nothing.
-    owed: Arc<AtomicU64>,
-}
-
-impl UpstreamKeys {
-    pub(crate) fn of(fleet: &Fleet, upstream: &str) -> Self {
-        let hash = fleet.hidden(&format!("queue upstream\0{upstream}"));
-        let owed = Arc::default();
-        Self { counter: fleet.stored_name("qn", &hash), users: fleet.stored_name("qu", &hash), owed }
-    }
-}
-
 /// The messages of one user.
 pub(crate) struct MailList<'a> {
-    fleet: &'a Fleet,
-    keys: &'a UpstreamKeys,
+    pub(super) fleet: &'a Fleet,
+    pub(super) keys: &'a UpstreamKeys,
     pub(crate) user: MailUser,
     /// Name of the list, to which its messages are bound.
     pub(crate) name: String,
@@ -83,11 +64,12 @@ impl<'a> MailList<'a> {
             .stored_at_once(vec![
                 command("RPUSH").arg(&self.name).arg(raw).take(),
                 command("EXPIRE").arg(&self.name).arg(terms.keep.as_secs() + SPARE_S).take(),
-                command("INCRBY").arg(&self.keys.counter).arg(1).take(),
+                self.keys.more(None, 1),
+                self.keys.more(Some(self.user), 1),
                 command("ZADD").arg(&self.keys.users).arg("NX").arg(expires).arg(self.user.0.as_slice()).take(),
             ])
             .await?;
-        let [Some(waiting), _, Some(total), _] = [0, 1, 2, 3].map(|at| replies.get(at).and_then(number)) else {
+        let [Some(waiting), _, Some(total), _, _] = [0, 1, 2, 3, 4].map(|at| replies.get(at).and_then(number)) else {
             return Err(StoreFault::Away);
         };
         let mut added = Added { waiting, ..Added::default() };
@@ -97,7 +79,7 @@ impl<'a> MailList<'a> {
             added.waiting -= added.dropped_user.min(added.waiting);
         }
         let over = total.saturating_sub(added.dropped_user).saturating_sub(terms.total);
-        added.dropped_total = evict(self.fleet, self.keys, over.min(MOST_EVICTED)).await?;
+        added.dropped_total = evict(self.fleet, self.keys, over).await?;
         Ok(added)
     }
 
@@ -177,32 +159,29 @@ impl<'a> MailList<'a> {
         Ok(removed)
     }
 
-    /// Runs commands that remove messages, and takes these messages from the counter at once. Also returns whether the
-    /// counter was changed.
+    /// Runs commands that remove messages, and takes these messages from the numbers at once. Also returns whether the
+    /// numbers were changed: a Redis without memory removes messages and counts nothing, which is mended later
+    /// (`count`).
     async fn less(&self, mut commands: Vec<Cmd>, messages: u64) -> Result<(Vec<Value>, bool), StoreFault> {
-        commands.push(command("DECRBY").arg(&self.keys.counter).arg(messages).take());
+        let removing = commands.len();
+        commands.extend(self.keys.less(self.user, messages));
         match self.fleet.stored_at_once(commands.clone()).await {
             Ok(replies) => Ok((replies, true)),
             Err(StoreFault::Refused(_)) => {
-                commands.pop();
+                commands.truncate(removing);
                 Ok((self.fleet.stored(commands).await?, false))
             }
             Err(StoreFault::Away) => Err(StoreFault::Away),
         }
     }
 
-    /// Puts the counter right if other messages were removed than it knows.
+    /// Puts the numbers right if other messages were removed than they know.
     async fn counts_right(&self, expected: u64, removed: u64, is_counted: bool) -> Result<(), StoreFault> {
-        if !is_counted {
-            self.keys.owed.fetch_add(removed, Relaxed);
-            return Ok(());
-        }
         let back = expected.saturating_sub(removed);
-        if back == 0 {
+        if !is_counted || back == 0 {
             return Ok(());
         }
-        let back = command("INCRBY").arg(&self.keys.counter).arg(back).take();
-        self.fleet.stored(vec![back]).await.map(drop)
+        self.fleet.stored_at_once(self.keys.back(self.user, back)).await.map(drop)
     }
 
     /// Removes all messages; returns how many there were.
@@ -221,8 +200,10 @@ impl<'a> MailList<'a> {
         let (replies, is_counted) = self.less(vec![pop], count).await?;
         let popped = replies.into_iter().next().map(texts).unwrap_or_default().len() as u64;
         self.counts_right(count, popped, is_counted).await?;
-        // If it fails, the next sweep does it.
-        let _ = self.order_anew().await;
+        if popped > 0 {
+            // If it fails, the next sweep does it.
+            let _ = self.order_anew().await;
+        }
         Ok(popped)
     }
 
@@ -238,24 +219,46 @@ impl<'a> MailList<'a> {
         }
         // A message that comes before the removal is seen after it; a later one adds the user again.
         let remove = command("ZREM").arg(&self.keys.users).arg(self.user.0.as_slice()).take();
-        let replies = self.fleet.stored_at_once(vec![remove, first()]).await?;
+        let [number, forget] = self.keys.forget(self.user);
+        let replies = self.fleet.stored_at_once(vec![remove, first(), number, forget]).await?;
+        let counted = replies.get(2).and_then(signed).unwrap_or(0);
         match replies.get(1).and_then(expiry) {
-            Some(expires) => self.fleet.stored(vec![place("NX", expires)]).await.map(drop),
+            Some(expires) => {
+                let back = self.keys.more(Some(self.user), counted);
+                self.fleet.stored(vec![place("NX", expires), back]).await.map(drop)
+            }
+            // Its messages are gone, and Redis has not counted that.
+            None if counted != 0 => self.fleet.stored(vec![self.keys.more(None, -counted)]).await.map(drop),
             None => Ok(()),
         }
     }
+
+    /// Puts the user on the list of users again, if it is not there.
+    pub(super) async fn place_again(&self) -> Result<(), StoreFault> {
+        let first = command("LINDEX").arg(&self.name).arg(0).take();
+        let replies = self.fleet.stored(vec![first]).await?;
+        let Some(expires) = replies.first().and_then(expiry) else { return Ok(()) };
+        let place = command("ZADD").arg(&self.keys.users).arg("NX").arg(expires).arg(self.user.0.as_slice()).take();
+        self.fleet.stored(vec![place]).await.map(drop)
+    }
 }
 
-/// Drops messages whose turn to expire is next; returns how many.
-async fn evict(fleet: &Fleet, keys: &UpstreamKeys, count: u64) -> Result<u64, StoreFault> {
+/// Drops messages whose turn to expire is next, of which there are so many too many; returns how many were dropped.
+async fn evict(fleet: &Fleet, keys: &UpstreamKeys, mut over: u64) -> Result<u64, StoreFault> {
     let mut evicted = 0;
-    for _ in 0..count {
+    for _ in 0..MOST_EVICTED {
+        if over == 0 {
+            break;
+        }
         let Some(user) = users(fleet, keys, 0, 1).await?.into_iter().next() else { break };
         let list = MailList::new(fleet, keys, user);
         match list.pop(1).await? {
-            // The list went away by itself; the user is forgotten.
-            0 => list.order_anew().await?,
-            popped => evicted += popped,
+            // The list went away by itself: the user is forgotten, and its messages were not too many.
+            0 => over = over.saturating_sub(u64::try_from(list.mend().await?).unwrap_or(0)),
+            popped => {
+                evicted += popped;
+                over = over.saturating_sub(popped);
+            }
         }
     }
     Ok(evicted)
@@ -279,32 +282,6 @@ pub(crate) async fn overdue(fleet: &Fleet, keys: &UpstreamKeys, now_ms: i64) -> 
     Ok(fleet.stored(vec![range]).await?.into_iter().next().map(members).unwrap_or_default())
 }
 
-/// Takes removed messages from the counter that could not be taken from it before.
-pub(crate) async fn settle(fleet: &Fleet, keys: &UpstreamKeys) -> Result<(), StoreFault> {
-    let owed = keys.owed.swap(0, Relaxed);
-    if owed == 0 {
-        return Ok(());
-    }
-    let done = fleet.stored(vec![command("DECRBY").arg(&keys.counter).arg(owed).take()]).await;
-    if done.is_err() {
-        keys.owed.fetch_add(owed, Relaxed);
-    }
-    done.map(drop)
-}
-
-/// Numbers of messages and of users of an upstream. A count that has gone astray is put right while there are no users.
-pub(crate) async fn stored(fleet: &Fleet, keys: &UpstreamKeys) -> Result<(u64, u64), StoreFault> {
-    let ask = vec![command("GET").arg(&keys.counter).take(), command("ZCARD").arg(&keys.users).take()];
-    let replies = fleet.stored_at_once(ask).await?;
-    let messages = replies.first().and_then(signed).unwrap_or(0);
-    let users = replies.get(1).and_then(number).unwrap_or(0);
-    if users == 0 && messages != 0 {
-        fleet.stored(vec![command("DECRBY").arg(&keys.counter).arg(messages).take()]).await?;
-        return Ok((0, 0));
-    }
-    Ok((u64::try_from(messages).unwrap_or(0), users))
-}
-
 /// The number of messages and the first message of each of these users.
 pub(crate) async fn heads(
     fleet: &Fleet,
@@ -326,19 +303,19 @@ pub(crate) async fn heads(
 }
 
 /// A command that is built in one expression.
-struct RedisCommand(Cmd);
+pub(super) struct RedisCommand(Cmd);
 
-fn command(name: &str) -> RedisCommand {
+pub(super) fn command(name: &str) -> RedisCommand {
     RedisCommand(cmd(name))
 }
 
 impl RedisCommand {
-    fn arg(mut self, value: impl redis::ToRedisArgs) -> Self {
+    pub(super) fn arg(mut self, value: impl redis::ToRedisArgs) -> Self {
         self.0.arg(value);
         self
     }
 
-    fn take(self) -> Cmd {
+    pub(super) fn take(self) -> Cmd {
         self.0
     }
 }
@@ -347,11 +324,11 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn number(value: &Value) -> Option<u64> {
+pub(super) fn number(value: &Value) -> Option<u64> {
     signed(value).and_then(|number| u64::try_from(number).ok())
 }
 
-fn signed(value: &Value) -> Option<i64> {
+pub(super) fn signed(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
@@ -359,14 +336,15 @@ fn signed(value: &Value) -> Option<i64> {
     }
 }
 
+/// When a message expires; rubbish has expired long ago.
 fn expiry(value: &Value) -> Option<i64> {
     match value {
-        Value::BulkString(raw) => message::expires_ms(raw),
+        Value::BulkString(raw) => Some(message::expires_ms(raw).unwrap_or(0)),
         _ => None,
     }
 }
 
-fn texts(value: Value) -> Vec<Vec<u8>> {
+pub(super) fn texts(value: Value) -> Vec<Vec<u8>> {
     let Value::Array(all) = value else { return Vec::new() };
     let text = |value| match value {
         Value::BulkString(text) => Some(text),
@@ -375,6 +353,6 @@ fn texts(value: Value) -> Vec<Vec<u8>> {
     all.into_iter().filter_map(text).collect()
 }
 
-fn members(value: Value) -> Vec<MailUser> {
+pub(super) fn members(value: Value) -> Vec<MailUser> {
     texts(value).into_iter().filter_map(|text| text.try_into().ok().map(MailUser)).collect()
 }

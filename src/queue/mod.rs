@@ -5,11 +5,12 @@
 //! This is not a broker: a message has one user, and goes to one socket (docs/offline-queue.md).
 //!
 //! Sockets of users are found by an index of keyed hashes, made of the whole value of a label that clients cannot
-//! choose. [`postman`] delivers on the fleet's thread; [`list`] is what Redis keeps; [`message`] how it is sealed. Left
-//! out: what polls and tunnels tell (`proxy::mail`, `tunnel::connected`).
+//! choose. [`postman`] delivers on the fleet's thread; [`list`] is what Redis keeps, [`count`] how it is
+//! counted, [`message`] how it is sealed. Left out: what polls and tunnels tell (`proxy::mail`, `tunnel::connected`).
 
 mod batch;
 mod carry;
+mod count;
 mod index;
 mod list;
 mod message;
@@ -29,8 +30,9 @@ use crate::fleet::{Fleet, StoreFault};
 use crate::locks::lock;
 use crate::metrics::{MailResult, Metrics};
 use crate::sockets::{MailUser, Socket};
+use count::UpstreamKeys;
 use index::UserSockets;
-use list::{MailList, UpstreamKeys};
+use list::MailList;
 pub(crate) use message::{MessageContent, QueuedMessage};
 pub(crate) use postman::run;
 
@@ -223,7 +225,7 @@ impl OfflineQueues {
     pub(crate) async fn users(&self, upstream: &str, most: usize) -> Result<(Vec<WaitingUser>, u64, u64), QueueFault> {
         let fleet = self.fleet()?;
         let keys = self.keys(fleet, upstream);
-        let (messages, users) = list::stored(fleet, &keys).await?;
+        let (messages, users) = count::stored(fleet, &keys).await?;
         let mut all = Vec::new();
         while all.len() < most {
             let some = list::users(fleet, &keys, all.len(), list::USERS.min(most - all.len())).await?;

@@ -1,10 +1,12 @@
-//! Removes expired messages, counts the others, and looks after users from time to time. Left out: delivery
-//! (`postman`).
+//! Removes expired messages, counts the others, mends their numbers, and looks after users from time to time. Left out:
+//! delivery (`postman`).
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::list::{self, MailList, UpstreamKeys};
+use super::count::{self, CountWalk, UpstreamKeys};
+use super::list::{self, MailList};
 use super::message;
 use super::postman::Postman;
 use crate::fleet::StoreFault;
@@ -20,6 +22,8 @@ impl Postman {
     /// Removes expired messages and counts the others, for as long as the thread lives.
     pub(super) async fn sweep(self: Rc<Self>, upstreams: impl Fn() -> Vec<String>) {
         let mut looked = Instant::now();
+        // As many as upstreams with a queue.
+        let mut walks: HashMap<String, CountWalk> = HashMap::new();
         loop {
             tokio::time::sleep(SWEEP).await;
             self.queues.tidy();
@@ -34,9 +38,11 @@ impl Postman {
             for upstream in upstreams() {
                 self.queues.tell_dropped(&upstream, 0);
                 let keys = self.queues.keys(&self.fleet, &upstream);
+                let walk = walks.entry(upstream.clone()).or_default();
                 if self.fleet.has_store()
                     && self.sweep_one(&keys).await.is_ok()
-                    && let Ok((messages, _)) = list::stored(&self.fleet, &keys).await
+                    && walk.go_on(&self.fleet, &keys).await.is_ok()
+                    && let Ok((messages, _)) = count::stored(&self.fleet, &keys).await
                 {
                     counts.push((upstream, messages));
                 }
@@ -48,7 +54,6 @@ impl Postman {
     }
 
     async fn sweep_one(&self, keys: &UpstreamKeys) -> Result<(), StoreFault> {
-        list::settle(&self.fleet, keys).await?;
         loop {
             let now_ms = self.fleet.fleet_ms();
             let users = list::overdue(&self.fleet, keys, now_ms).await?;

@@ -32,7 +32,7 @@ use crate::keys::{AddressHash, Key};
 use crate::metrics::GuardLabel;
 use crate::networks::NetworkSet;
 use crate::route::RouteMatch;
-use crate::sockets::labels;
+use crate::sockets::labels::{self, CertificateTexts};
 use crate::telemetry::say_full;
 use crate::upstream::Upstream;
 use crate::upstream::rate::{ADDRESSES, RateKind, RateLimits, SHARDS};
@@ -159,13 +159,14 @@ impl RouteGuard {
         upstream: &Upstream,
         request: &Request<B>,
         claims: Option<&Claims>,
+        certificate: Option<CertificateTexts<'_>>,
     ) -> Option<String> {
         let claim = |name: &str| claims.and_then(|claims| claims.text(name));
         match by {
             UserSource::Claim(name) => claim(name),
             UserSource::Label(name) => {
                 let label = upstream.config.labels.iter().find(|label| label.name == *name)?;
-                let value = labels::value(&label.from, request.headers(), request.uri().query(), &claim)?;
+                let value = labels::value(&label.from, request.headers(), request.uri().query(), &claim, certificate)?;
                 let text = String::from_utf8_lossy(&value).into_owned();
                 Some(text).filter(|text| !text.is_empty())
             }
@@ -206,6 +207,8 @@ pub(crate) struct GuardedRequest<'a> {
     pub now_ms: Millis,
     /// The other stickyds, if this one is in a fleet.
     pub fleet: Option<&'a Fleet>,
+    /// The client's certificate, if its connection was opened with one.
+    pub certificate: Option<CertificateTexts<'a>>,
     /// Finds the client of a session that began through a guard here.
     pub person: &'a dyn Fn(Key) -> Option<Arc<Person>>,
 }
@@ -333,7 +336,7 @@ fn check_user<B>(
     handshake: bool,
 ) -> Result<Option<String>, GuardRefusal> {
     if let Some(by) = &watch.guards.rate_by {
-        let user = watch.user(by, upstream, request, claims);
+        let user = watch.user(by, upstream, request, claims, asked.certificate);
         let of_user = user.map(|user| watch.bucket_of(&user, asked.fleet));
         let (key, labels) = match of_user {
             Some(key) => (key, [GuardLabel::UserRequests, GuardLabel::UserHandshakes]),
@@ -346,7 +349,7 @@ fn check_user<B>(
     }
     let refuses = |users: &&Arc<Users>| handshake && users.limit().over == OverLimit::Refuses;
     let Some(users) = watch.users.as_ref().filter(refuses) else { return Ok(None) };
-    let user = watch.user(&users.limit().by, upstream, request, claims);
+    let user = watch.user(&users.limit().by, upstream, request, claims, asked.certificate);
     if user.as_ref().is_some_and(|user| users.is_full(user)) {
         return Err(GuardRefusal::TooMany(users.limit().refuse));
     }

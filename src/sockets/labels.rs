@@ -1,8 +1,8 @@
 //! Facts about a socket from the request that opens it: route, user agent and labels, read once from the head.
 //!
-//! Labels are configured by operators (`[upstream.app] labels`): a query parameter, a cookie or a header field. Values
-//! that a client can choose are cut and made printable; stickyd's own cookie never becomes a label, wherever it is
-//! sent.
+//! Labels are configured by operators (`[upstream.app] labels`): a query parameter, a cookie, a header field, a claim,
+//! or a part of the client's certificate. Values that a client can choose are cut and made printable; stickyd's own
+//! cookie never becomes a label, wherever it is sent.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use hyper::header::{self, HeaderMap};
 use super::common::CommonKey;
 use super::socket_id::{pack_label, printable};
 use crate::client::Client;
-use crate::config::labels::{LabelRules, LabelSource};
+use crate::config::labels::{CertificatePart, LabelRules, LabelSource};
 use crate::cookie::Jar;
 use crate::engine_io;
 
@@ -54,6 +54,25 @@ pub struct OpeningRequest<'a> {
     pub jar: Option<&'a Jar>,
     /// Gives the claims of the client's token.
     pub claims: ClaimTexts<'a>,
+    /// The client's certificate, if its connection was opened with one.
+    pub certificate: Option<CertificateTexts<'a>>,
+}
+
+/// What the certificate of a client says, which the listener has checked.
+#[derive(Debug, Clone, Copy)]
+pub struct CertificateTexts<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) fingerprint: &'a str,
+}
+
+impl<'a> CertificateTexts<'a> {
+    /// The whole text of a part.
+    pub(crate) fn text(self, part: CertificatePart) -> &'a str {
+        match part {
+            CertificatePart::Subject => self.subject,
+            CertificatePart::Fingerprint => self.fingerprint,
+        }
+    }
 }
 
 /// Gives the text of a claim, by its name.
@@ -62,12 +81,12 @@ pub(crate) type ClaimTexts<'a> = &'a dyn Fn(&str) -> Option<String>;
 impl SocketFacts {
     /// Reads the facts from a request head.
     pub fn read(opening: OpeningRequest<'_>) -> Self {
-        let OpeningRequest { headers, query, is_engine_io, client, route, labels, jar, claims } = opening;
+        let OpeningRequest { headers, query, is_engine_io, client, route, labels, jar, claims, certificate } = opening;
         let agent = headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let mut packed = Vec::new();
         for label in labels.iter() {
-            let value =
-                value(&label.from, headers, query, claims).filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
+            let value = value(&label.from, headers, query, claims, certificate)
+                .filter(|value| !jar.is_some_and(|jar| jar.signed(value)));
             pack_label(&mut packed, value.map(|value| printable(&value, LONGEST_LABEL)).as_deref());
         }
         Self {
@@ -103,17 +122,19 @@ impl SocketFacts {
 /// complete one.
 const ENOUGH: usize = 256;
 
-/// Reads the value of a label from a request; `claims` gives those of its token.
+/// Reads the value of a label from a request; `claims` gives those of its token, and `certificate` is the client's.
 pub(crate) fn value(
     from: &LabelSource,
     headers: &HeaderMap,
     query: Option<&str>,
     claims: ClaimTexts<'_>,
+    certificate: Option<CertificateTexts<'_>>,
 ) -> Option<Vec<u8>> {
     match from {
         // The backend sets it later (`backend_labels`).
         LabelSource::Backend => None,
         LabelSource::Claim(name) => claims(name).map(String::into_bytes),
+        LabelSource::Certificate(part) => certificate.map(|known| known.text(*part).as_bytes().to_vec()),
         LabelSource::Query(name) => engine_io::query_value(query?, name.as_bytes(), ENOUGH),
         LabelSource::Header(name) => headers.get(name).map(|value| value.as_bytes().to_vec()),
         LabelSource::Cookie(name) => headers

@@ -208,7 +208,11 @@ impl Socket {
                     let value = claims(name).map(|value| printable(value.as_bytes(), LONGEST_LABEL));
                     pack_label(&mut packed, value.as_deref().or(known));
                 }
-                LabelSource::Query(_) | LabelSource::Cookie(_) | LabelSource::Header(_) | LabelSource::Backend => {
+                LabelSource::Query(_)
+                | LabelSource::Cookie(_)
+                | LabelSource::Header(_)
+                | LabelSource::Certificate(_)
+                | LabelSource::Backend => {
                     pack_label(&mut packed, known);
                 }
             }

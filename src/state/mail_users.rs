@@ -1,5 +1,6 @@
 //! Says whose queued messages (`crate::queue`) a socket gets: where the label of `offline_queue` comes from a token,
-//! once that is verified; where it comes from the backend, once the backend sets it.
+//! once that is verified; where it comes from the client's certificate, once the socket is there; where it comes from
+//! the backend, once the backend sets it.
 //!
 //! Only the source that the file names counts: a label of the same name from the other one changes nothing. A route
 //! with `broadcast = false` gets no messages.
@@ -11,12 +12,22 @@ use crate::config::labels::LabelSource;
 use crate::route::person::Person;
 use crate::sockets::Socket;
 use crate::sockets::backend_labels::LabelChanges;
+use crate::sockets::labels::CertificateTexts;
 
 /// Applies what a verified token says.
 pub(crate) fn of_token(shared: &Shared, person: &Person, socket: &Arc<Socket>) {
     follow(shared, socket, |_, from| {
         // The whole claim: the label of the socket may be shortened.
         from.claim().map(|claim| person.claim(claim))
+    });
+}
+
+/// Applies what the certificate of the client's connection says.
+pub(crate) fn of_certificate(shared: &Shared, certificate: CertificateTexts<'_>, socket: &Arc<Socket>) {
+    // The whole text: the label of the socket may be shortened.
+    follow(shared, socket, |_, from| match from {
+        LabelSource::Certificate(part) => Some(Some(certificate.text(*part).to_owned())),
+        _ => None,
     });
 }
 

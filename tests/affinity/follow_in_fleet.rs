@@ -2,24 +2,30 @@
 
 use std::time::Instant;
 
+use serde_json::Value;
+
 use super::follow::{FOLLOW, led, pool};
 use super::{Pool, ask, decision};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Binary, Proxy};
+use crate::support::raw::Raw;
 use crate::support::redis::Redis;
 use crate::support::wait::wait_for;
 
 /// Where Redis has the other names of sessions.
 const NAMES: &str = "stickyd:a:";
 
+/// Configuration of a stickyd of a fleet.
+fn text(pool: &Pool, redis: &str, name: &str, more: &str) -> String {
+    format!(
+        "secret = \"0123456789abcdef0123456789abcdef\"\n{}{FOLLOW}[fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
+         lookup_timeout = \"1s\"\n{more}",
+        pool.upstream("[\"socket.io\", \"address\"]")
+    )
+}
+
 /// Two stickyds of a fleet, which have seen each other.
 fn two(pool: &Pool, redis: &str, more: &str) -> [Proxy; 2] {
-    let start = |name: &str| {
-        Proxy::with(&format!(
-            "secret = \"0123456789abcdef0123456789abcdef\"\n{}{FOLLOW}[fleet]\nredis = {redis:?}\nname = \"{name}\"\n\
-             lookup_timeout = \"1s\"\n{more}",
-            pool.upstream("[\"socket.io\", \"address\"]")
-        ))
-    };
+    let start = |name: &str| Proxy::with(&text(pool, redis, name, more));
     let both = [start("edge-1"), start("edge-2")];
     wait_for("each has seen the other", || both.iter().all(|one| one.metric("stickyd_fleet_members") > 1.5));
     both
@@ -72,6 +78,56 @@ fn every_id_of_a_session_is_known_at_the_other_stickyd() {
     let seen = monitor.text();
     for id in ids {
         assert!(!seen.contains(&id), "Redis has seen {id}");
+    }
+}
+
+/// What a stickyd explains about an id: the reason, and the worker.
+fn explained(binary: &Binary, id: &str, kind: &str) -> (String, Option<String>) {
+    let id = id.replace('#', "%23");
+    let path = format!("/api/v1/explain?sid={id}&kind={kind}&address=127.0.0.1");
+    let answer: Value = serde_json::from_slice(&Raw::connect_unix(&binary.admin()).get(&path).body).unwrap();
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    (text(&answer["now"]["why"]).unwrap_or_else(|| panic!("{answer}")), text(&answer["now"]["worker"]))
+}
+
+#[test]
+fn ids_of_sockets_are_explained_at_both_stickyds() {
+    let (pool, redis) = (pool(), Redis::start());
+    let [a, b] = ["edge-1", "edge-2"].map(|name| {
+        let text = text(&pool, &redis.url(), name, "");
+        Binary::with(&format!("state_dir = \".\"\n{text}"))
+    });
+    let get = |binary: &Binary, target: &str| Raw::connect(binary.address).get(target);
+    let opened = get(&a, "/socket.io/?EIO=4&transport=polling");
+    let (owner, sid) = (decision(&opened).0, opened.text().split('"').nth(3).unwrap().to_owned());
+    let session = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+    assert!(get(&a, &session).text().contains("socket-"));
+    wait_for("redis has all names", || (redis.keys("stickyd:p:").len(), redis.keys(NAMES).len()) == (1, 2));
+    let ids = [sid.clone(), format!("/chat#{sid}"), format!("socket-{sid}"), format!("chat-{sid}")];
+    let follow = ("follow".to_owned(), Some(owner.clone()));
+    wait_for("edge-2 reads Redis", || explained(&b, &sid, "request") == follow);
+    for (binary, of_sid) in [(&a, "pinned"), (&b, "shared")] {
+        for id in &ids {
+            assert_eq!(explained(binary, id, "request"), follow, "{id}");
+        }
+        assert_eq!(explained(binary, &sid, "session"), (of_sid.to_owned(), Some(owner.clone())));
+        assert_eq!(explained(binary, &ids[2], "session"), follow);
+        assert_eq!(explained(binary, "unknown", "request").0, "hash");
+        assert_eq!(explained(binary, "unknown", "session").0, "unpinned");
+        for result in ["hit", "miss", "bad_seal"] {
+            let series = format!("stickyd_fleet_lookups_total{{result=\"{result}\"}}");
+            assert_eq!(crate::support::admin::metric(binary, &series), 0.0, "an operator's look counts nothing");
+        }
+    }
+    // What is said is what happens.
+    let (worker, why, _) = decision(&get(&b, &format!("/page?socketId={}", ids[2])));
+    assert_eq!((worker, why), (owner, "follow".to_owned()));
+    // Once the session is over, no name of it leads anywhere.
+    let goodbye = format!("POST {session} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1");
+    assert_eq!(Raw::connect(a.address).ask(&goodbye).status(), 200);
+    wait_for("the pin is gone", || redis.keys("stickyd:p:").is_empty());
+    for (binary, id) in [(&a, &ids[3]), (&b, &ids[3]), (&a, &sid), (&b, &sid)] {
+        assert_eq!(explained(binary, id, "request").0, "hash", "{id}");
     }
 }
 

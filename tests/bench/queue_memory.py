@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Memory of queued messages in a real Redis: a million, for users with 100, 10 or 1 message each.
 
-Writes what stickyd writes (src/queue/list.rs): a list per user with sealed messages, and the users of the upstream by
-expiry. With --stream, one stream per user instead, for comparison. Prints one JSON line per row.
+Writes what stickyd writes (src/queue/list.rs): a list per user with sealed messages, the users of the upstream by
+expiry, and the number of messages of each. With --stream, one stream per user instead, for comparison. Prints one JSON line per row.
 
     tests/bench/queue_memory.py [--messages 1000000] [--payload 100] [--stream] [--server redis-server]
 """
@@ -88,6 +88,8 @@ def row(options, per_user):
                 batch.append(encoded("XADD", f"stickyd:{{ctl}}:q:{hashed}", "*", "m", value))
             else:
                 batch.append(encoded("RPUSH", f"stickyd:{{ctl}}:q:{hashed}", value))
+                batch.append(encoded("HINCRBY", "stickyd:{ctl}:qh:x", "n", 1))
+                batch.append(encoded("HINCRBY", "stickyd:{ctl}:qh:x", user, 1))
             batch.append(encoded("EXPIRE", f"stickyd:{{ctl}}:q:{hashed}", 691_200))
             if number == 0:
                 batch.append(encoded("ZADD", "stickyd:{ctl}:qu:x", 1_764_374_400_000 + number, user))

@@ -1,8 +1,11 @@
 //! `labels`: the places they are read from, and the errors for wrong ones.
 
-use stickyd::testing::config::labels::LabelSource;
+use std::path::Path;
 
-use super::{HEAD, errors, good};
+use stickyd::testing::config::labels::{CertificatePart, LabelSource};
+use stickyd::testing::config::parse_with;
+
+use super::{HEAD, errors, good, resolve};
 
 #[test]
 fn labels_are_read_from_queries_cookies_and_headers() {
@@ -24,7 +27,8 @@ fn labels_are_read_from_queries_cookies_and_headers() {
 #[test]
 fn all_mistakes_are_reported_at_once() {
     let said = errors(
-        "[upstream.app.labels]\nStore = \"query:a\"\nb = \"body:x\"\nc = \"query:\"\nd = 1\ne = \"header:a b\"\nf = \"storeId\"",
+        "[upstream.app.labels]\nStore = \"query:a\"\nb = \"body:x\"\nc = \"query:\"\nd = 1\ne = \"header:a b\"\nf = \"storeId\"\n\
+         g = \"certificate:issuer\"",
     );
     for words in [
         "`Store` is not a valid label name",
@@ -32,7 +36,8 @@ fn all_mistakes_are_reported_at_once() {
         "`query:` is not a place",
         "`header:a b` is not a place",
         "`storeId` is not a place",
-        "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\" or \"backend\"",
+        "write \"query:KEY\", \"cookie:NAME\", \"header:NAME\", \"jwt:CLAIM\", \"certificate:subject\", ",
+        "`issuer` is not a part of a client certificate",
         "s.toml:6:1",
     ] {
         assert!(said.contains(words), "{words}: {said}");
@@ -59,4 +64,17 @@ fn labels_of_the_backend_cannot_limit_users() {
     let route = "[[route]]\nupstream = \"app\"\nusers = { by = \"user\", sockets = 1 }";
     let said = errors(&format!("labels = {{ user = \"backend\" }}\n{route}"));
     assert!(said.contains("`users` is by the label `user`, which the application sets only later"), "{said}");
+}
+
+#[test]
+fn a_label_of_certificates_needs_a_listener_that_asks() {
+    let labels = "labels = { device = \"certificate:subject\", print = \"certificate: fingerprint\" }";
+    let (config, warnings) =
+        parse_with(&format!("{HEAD}{labels}"), Path::new("/etc/stickyd/s.toml"), &resolve).unwrap();
+    let from: Vec<_> = config.upstreams[0].labels.iter().map(|label| label.from.clone()).collect();
+    let parts = [CertificatePart::Subject, CertificatePart::Fingerprint];
+    assert_eq!(from, parts.map(LabelSource::Certificate));
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    let said = warning.to_string();
+    assert!(said.contains("a label is read from client certificates, but no listener has `client_auth`"), "{said}");
 }

@@ -198,13 +198,13 @@ fn known_keys_are_used_while_redis_is_away() {
 }
 
 /// A way to a Redis whose clock is ahead.
-struct AheadWay {
-    address: SocketAddr,
-    hours: watch::Sender<u64>,
+pub(super) struct AheadWay {
+    pub(super) address: SocketAddr,
+    pub(super) hours: watch::Sender<u64>,
 }
 
 impl AheadWay {
-    async fn before(target: SocketAddr) -> Self {
+    pub(super) async fn before(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hours, ahead) = watch::channel(0);

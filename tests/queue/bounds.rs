@@ -98,7 +98,7 @@ async fn redis_sees_no_user_and_no_message_and_needs_few_rights() {
     assert_eq!(redis.cli(&["acl", "log"]), "", "what Redis has refused");
     let of_queue = |key: &&String| key.contains("}:q");
     let left: Vec<_> = redis.keys("stickyd:").into_iter().filter(|key| of_queue(&key)).collect();
-    assert!(left.iter().all(|key| key.contains(":qn:") || key.contains(":qc:")), "{left:?}");
+    assert!(left.iter().all(|key| key.contains(":qh:") || key.contains(":qc:")), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Mail, config, counted, counts, is_empty, is_ready, order, send, start};
+use super::{Mail, config, counted, counts, emit, is_empty, is_ready, order, send, start, try_send};
 use crate::support::node::{NodeServer, WsEcho};
 use crate::support::proxy::Binary;
 use crate::support::redis::Redis;
@@ -122,4 +122,45 @@ async fn messages_wait_in_a_cluster() {
         assert_eq!(mail.numbers(), (0..20).collect::<Vec<_>>(), "{user}");
         wait_for("this user's messages are confirmed", || counts(&binary) == (20 * left, left));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_whose_names_begin_alike_get_only_their_own() {
+    let (redis, workers) = (Redis::start(), NodeServer::start_many(1, &[]).await);
+    // With messages as frames, which go by the labels of sockets.
+    let binary = start(&workers, &redis, " }\nemit = { via = \"frames\"");
+    for (letter, transports) in [("n", json!(["websocket"])), ("m", json!(["polling"]))] {
+        // Labels show 64 bytes of a name: there, these cannot be told apart.
+        let shown = letter.repeat(64);
+        let users = [format!("{shown}-alice"), format!("{shown}-bob"), shown];
+        for (number, user) in users.iter().enumerate() {
+            order(&binary, user, number);
+        }
+        assert_eq!(counts(&binary), (3, 3));
+        let options = json!({"transports": transports, "pings": 50});
+        let [mut alice, mut bob] = [0, 1].map(|at: usize| Mail::of(&binary, &users[at], options.clone()));
+        for (number, mail) in [(0, &mut alice), (1, &mut bob)] {
+            mail.has(1).await;
+            assert_eq!(mail.numbers(), [number], "{transports}");
+        }
+        wait_for("theirs are confirmed", || counts(&binary) == (1, 1));
+        // Both labels show the name of a third user, which is away.
+        let answer = emit(&binary, &json!({"rooms": [format!("user:{}", users[2])], "event": "order", "args": [3]}));
+        assert_eq!((&answer["reached"], &answer["queued"]), (&json!(0), &json!(1)), "{answer}");
+        // What is not theirs would come before these.
+        for (user, mail, numbers) in [(&users[0], &mut alice, [0, 10]), (&users[1], &mut bob, [1, 10])] {
+            order(&binary, user, 10);
+            mail.has(2).await;
+            assert_eq!(mail.numbers(), numbers, "{transports}");
+        }
+        let mut other = Mail::of(&binary, &users[2], options);
+        other.has(2).await;
+        assert_eq!(other.numbers(), [2, 3], "{transports}");
+        is_empty(&binary).await;
+    }
+    // The longest name, and one that is too long.
+    let longest = "l".repeat(1_024);
+    assert_eq!(order(&binary, &longest, 9)["result"], "stored");
+    let (status, answer) = try_send(&binary, &format!("{longest}l"), &json!({"event": "order"}));
+    assert!(status == 422 && answer["error"].as_str().unwrap().contains("1,024"), "{status} {answer}");
 }

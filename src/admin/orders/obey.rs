@@ -41,6 +41,7 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             None => tokio::time::sleep(FIRST).await,
         }
     };
+    let begun = Instant::now();
     let mut messages = fleet.orders();
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut next_look = Instant::now() + LOOK;
@@ -49,7 +50,9 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             Ok(None) => return,
             Ok(Some(FleetMessage::Message { payload, .. })) => match fleet.read_control(&payload) {
                 Some(ControlMessage::Order(order)) if order.to.is_some_and(|node| node != fleet.node()) => {}
-                Some(ControlMessage::Order(order)) if order.at_us >= begun_us => {
+                Some(ControlMessage::Order(order))
+                    if order.at_us >= since(begun_us, fleet.fleet_ms(), begun.elapsed()) =>
+                {
                     begin(&api, &fleet, order, &room);
                 }
                 Some(ControlMessage::Page { node, page, question }) if node == fleet.node() => {
@@ -66,6 +69,13 @@ pub(crate) async fn keep(api: Api, fleet: Arc<Fleet>) {
             }
         }
     }
+}
+
+/// From when on orders count, by the clock of the Redis as it is now: it may have been set back since this stickyd has
+/// begun.
+fn since(begun_us: i64, now_ms: i64, running: Duration) -> i64 {
+    let running_us = i64::try_from(running.as_micros()).unwrap_or(i64::MAX);
+    begun_us.min(now_ms.saturating_mul(1_000).saturating_sub(running_us))
 }
 
 /// Starts an order, and answers it.
@@ -124,7 +134,7 @@ async fn catch_up(api: &Api, fleet: &Fleet) -> bool {
 }
 
 fn take_over(api: &Api, kept: &FleetState, now_us: i64) {
-    let FleetState { at_us, file, grace_ms, state: word, stickyd, upstream, who, worker, .. } = kept;
+    let FleetState { at_us, file, given_us, grace_ms, state: word, stickyd, upstream, who, worker, .. } = kept;
     let snapshot = api.shared.snapshot.load_full();
     // This stickyd may have other workers.
     let Ok((upstream, member)) = workers::find(&snapshot, upstream, worker) else { return };
@@ -140,7 +150,7 @@ fn take_over(api: &Api, kept: &FleetState, now_us: i64) {
     if has_it {
         return;
     }
-    let passed_ms = u64::try_from(now_us.saturating_sub(*at_us) / 1_000).unwrap_or(0);
+    let passed_ms = u64::try_from(now_us.saturating_sub(given_us.unwrap_or(*at_us)) / 1_000).unwrap_or(0);
     let left = grace_ms.map(|grace| Duration::from_millis(grace.saturating_sub(passed_ms)));
     if workers::change(api, upstream, worker, state, left).is_ok() {
         let name = format!("{}/{}", worker.upstream, worker.name);
@@ -148,5 +158,22 @@ fn take_over(api: &Api, kept: &FleetState, now_us: i64) {
         api.shared
             .events
             .tell(Event::new(EventKind::Operator, Severity::Info, text).worker(&worker.upstream, &worker.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_count_from_the_begin_on_whatever_the_clock_does() {
+        let hour_ms = 3_600_000;
+        let (begun_us, running) = (5 * hour_ms * 1_000, Duration::from_secs(60));
+        let now_ms = 5 * hour_ms + 60_000;
+        assert_eq!(since(begun_us, now_ms, running), begun_us);
+        // Set back by an hour: what was sent a minute ago counts, and nothing from before.
+        assert_eq!(since(begun_us, now_ms - hour_ms, running), begun_us - hour_ms * 1_000);
+        assert_eq!(since(begun_us, now_ms + hour_ms, running), begun_us, "set forward");
+        assert!(since(i64::MIN, i64::MIN, Duration::MAX) == i64::MIN, "no overflow");
     }
 }

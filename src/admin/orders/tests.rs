@@ -32,7 +32,8 @@ fn state(worker: &str, at_us: i64, question: u64) -> FleetState {
     let text = String::new;
     let (upstream, worker) = ("app".to_owned(), worker.to_owned());
     let (state, stickyd, who) = (text(), text(), text());
-    FleetState { at_us, file: None, grace_ms: None, question, state, stickyd, upstream, who, worker }
+    let (file, given_us, grace_ms) = (None, None, None);
+    FleetState { at_us, file, given_us, grace_ms, question, state, stickyd, upstream, who, worker }
 }
 
 #[test]
@@ -64,6 +65,7 @@ fn a_query_does_not_hide_the_state_that_is_set() {
     let order = |method: &str, path: &str| FleetOrder {
         at_us: 1,
         body: String::new(),
+        given_us: Some(1),
         method: method.to_owned(),
         path: path.to_owned(),
         question: 1,

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{api, cli, command, edge, edges, polling_edges, states, wait_until_all_obey};
 use crate::fleet::secrecy::grant;
+use crate::fleet::tickets::AheadWay;
 use crate::support::admin;
 use crate::support::engines::many_sessions;
 use crate::support::node::NodeServer;
@@ -139,6 +140,40 @@ fn two_operators_at_once_leave_all_stickyds_in_one_state() {
     wait_for("one that joins has the same state", || {
         let all = states(&all);
         if all.iter().all(|state| *state == seen[0]) { Ok(()) } else { Err(all) }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_hold_although_the_clock_of_redis_is_set_back() {
+    let (redis, worker) = (Redis::start(), many_sessions("one"));
+    let way = AheadWay::before(redis.address).await;
+    way.hours.send_replace(1_000);
+    tokio::task::block_in_place(|| {
+        let (address, url) = (worker.address.to_string(), format!("redis://{}", way.address));
+        let mut all = edges(2, &address, &url);
+        cli(&all[0], &["drain", "app/one", "--grace", "1h"]).is(0, &["2 of 2 stickyds answered"]);
+        way.hours.send_replace(0);
+        // Each new connection asks for the time, so that the test need not wait for the next heartbeat.
+        redis.cli(&["client", "kill", "type", "normal"]);
+        for (edge, word) in [(1, "ready"), (0, "maint"), (1, "ready"), (0, "maint")] {
+            // The stickyds are told apart from silent ones once each knows the time.
+            wait_for("all do it", || {
+                let said = cli(&all[edge], &[word, "app/one"]);
+                if said.code == Some(0) && said.out.contains("2 of 2") { Ok(()) } else { Err(said.all()) }
+            });
+            assert_eq!(states(&all), [word, word]);
+        }
+        // One that knows only what Redis has takes over the last one, and its orders hold as well.
+        all.push(edge(&address, "edge-3", &url, ""));
+        wait_for("one that joins has the state", || states(&all) == ["maint", "maint", "maint"]);
+        wait_until_all_obey(&all[2], 3);
+        cli(&all[2], &["drain", "app/one", "--grace", "1h"]).is(0, &["3 of 3 stickyds answered"]);
+        assert_eq!(states(&all), ["drain", "drain", "drain"]);
+        // What is left of a drain counts from when it was ordered, not from the time that orders it.
+        all.push(edge(&address, "edge-4", &url, ""));
+        wait_for("one that joins drains, too", || states(&all)[3] == "drain");
+        let left = admin::worker(&all[3], "one")["drain"]["ends_in_s"].as_u64().unwrap();
+        assert!((3_000..=3_600).contains(&left), "{left}");
     });
 }
 
