@@ -52,7 +52,9 @@ async fn redis_that_ends_costs_no_session() {
 async fn redis_that_is_frozen_costs_no_session() {
     let stickyds = survives(Redis::start(), |redis| redis.signal("STOP"), |redis| redis.signal("CONT")).await;
     let waited = stickyds.lookups("timeout");
-    assert!((1.0..=80.0).contains(&waited), "few requests wait for a frozen Redis: {waited}");
+    assert!(waited <= 80.0, "few requests wait for a frozen Redis: {waited}");
+    // On a busy machine another command may be the first to find it out, and then it is not asked.
+    assert!(waited + stickyds.lookups("open") >= 1.0, "some lookups find it frozen");
 }
 
 #[tokio::test]
