@@ -66,7 +66,7 @@ pub enum Resolved {
     /// this sid.
     Ended,
     /// No worker can take the request.
-    Nobody,
+    NoWorker,
 }
 
 impl Sessions {
@@ -88,7 +88,7 @@ impl Sessions {
             RequestKind::Preflight(None) | RequestKind::Ordinary => ordinary(seeking),
             RequestKind::Handshake | RequestKind::Birth => handshake(seeking),
         };
-        placed.map_or(Resolved::Nobody, Resolved::Worker)
+        placed.map_or(Resolved::NoWorker, Resolved::Worker)
     }
 
     /// Resolves a request with a session id: by the session's pin, or without a pin by the rule that found the id.
@@ -113,7 +113,7 @@ impl Sessions {
             }
             Resolved::Unpinned(_) if live.is_none_or(|live| live.discovers(facts)) => Resolved::Unpinned(key),
             Resolved::Unpinned(_) if client_made => made(upstream, facts, tried),
-            Resolved::Unpinned(_) => ordinary(seeking).map_or(Resolved::Nobody, Resolved::Made),
+            Resolved::Unpinned(_) => ordinary(seeking).map_or(Resolved::NoWorker, Resolved::Made),
             decided => decided,
         }
     }
@@ -166,7 +166,7 @@ impl Sessions {
         if let Some(worker) = worker.filter(|worker| worker.serves() && !seeking.tried.contains(&worker.serial)) {
             return Resolved::Worker(Choice { worker, why: SourceLabel::Sid, seat: None, hold: None, cookie: None });
         }
-        ordinary(seeking).map_or(Resolved::Nobody, Resolved::Worker)
+        ordinary(seeking).map_or(Resolved::NoWorker, Resolved::Worker)
     }
 
     /// Checks at every hundredth new session whether its client address holds most sessions, and warns: the address
@@ -242,7 +242,7 @@ struct Seeking<'a> {
 /// Chooses the worker by the hash of the id: the same one in every stickyd that sees the same workers.
 fn made(upstream: &Upstream, facts: Option<&RuleFacts>, tried: &[WorkerSerial]) -> Resolved {
     let hash = facts.and_then(|facts| facts.hash).unwrap_or_default();
-    let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::Nobody };
+    let Some(worker) = upstream.hash(&hash, tried).cloned() else { return Resolved::NoWorker };
     let seat = Some(worker.session());
     Resolved::Made(Choice { worker, why: SourceLabel::New, seat, hold: None, cookie: None })
 }

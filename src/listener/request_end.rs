@@ -92,11 +92,11 @@ fn is_one_head(bytes: &[u8]) -> bool {
     !has_line_after_line(lines, |next| matches!(next, b'\n' | b'\r'))
 }
 
-/// Whether an LF is followed by a byte that `is_line`. A loop without an early end is compiled to vector instructions,
-/// and takes less than half of a search.
-fn has_line_after_line(bytes: &[u8], is_line: impl Fn(u8) -> bool) -> bool {
+/// Whether an LF is followed by a byte for which `ends_line` is true. A loop without an early end is compiled to vector
+/// instructions, and takes less than half of a search.
+fn has_line_after_line(bytes: &[u8], ends_line: impl Fn(u8) -> bool) -> bool {
     let next = bytes.get(1..).unwrap_or_default();
-    bytes.iter().zip(next).fold(false, |seen, (lf, next)| seen | ((*lf == b'\n') & is_line(*next)))
+    bytes.iter().zip(next).fold(false, |seen, (lf, next)| seen | ((*lf == b'\n') & ends_line(*next)))
 }
 
 /// A control character in a chunk extension.

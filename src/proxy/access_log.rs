@@ -186,7 +186,7 @@ impl Record {
             let decision = self.decision.as_ref().map(|(worker, why)| (worker.name.as_str(), why.word(), self.rule()));
             respond::explain(decision, response);
         }
-        response.body_mut().record(self);
+        response.body_mut().attach(self);
     }
 
     /// Notes and counts the answer.

@@ -102,7 +102,7 @@ fn another(job: &Job, failed: &Choice, tried: &mut Vec<WorkerSerial>) -> Option<
     tried.push(failed.worker.serial);
     match job.conn.thread.shared.sessions.resolve(&job.upstream, &job.ask, job.client, tried) {
         Resolved::Worker(next) | Resolved::Made(next) => Some(next),
-        Resolved::Unpinned(_) | Resolved::Ended | Resolved::Nobody => None,
+        Resolved::Unpinned(_) | Resolved::Ended | Resolved::NoWorker => None,
     }
 }
 

@@ -87,7 +87,7 @@ where
     }
     let mut response = match read {
         Err(rejection) => Box::pin(reject(&conn, rejection, request, &mut record)).await.into(),
-        // Lent, as the request is: each move of its 350 bytes would cost every request.
+        // The job is lent, as the request is: a move of its 350 bytes would cost every request.
         Ok(ref mut job) => {
             let (mut parts, body) = request.into_parts();
             let (body, pace) = prepare(job, &mut parts, body);
@@ -238,7 +238,7 @@ fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) ->
                 }
                 respond::ended(job).into()
             }
-            Resolved::Nobody => respond::problem(Problem::NoWorker).into(),
+            Resolved::NoWorker => respond::problem(Problem::NoWorker).into(),
         }
     }
 }

@@ -152,8 +152,8 @@ impl Body for WorkerBody {
     }
 }
 
-/// An answer on its way through the futures of its request. It is boxed, because each of a dozen moves of its 224 bytes
-/// costs as much as the box.
+/// An answer on its way through the futures of its request. It is boxed, because a dozen moves of its 224 bytes cost
+/// more than the box.
 pub(crate) type BoxedReply = Box<Response<Reply>>;
 
 /// The body of a response as it goes to the client.
@@ -217,15 +217,11 @@ impl Reply {
     }
 
     /// Replaces this response by `other`, and moves the request's record to it.
-    pub fn replaced_by(mut self, other: Response<Self>) -> Response<Self> {
-        match self.record.take() {
-            Some(record) => {
-                let mut other = other;
-                record.finish(&mut other);
-                other
-            }
-            None => other,
+    pub fn replaced_by(mut self, mut other: Response<Self>) -> Response<Self> {
+        if let Some(record) = self.record.take() {
+            record.finish(&mut other);
         }
+        other
     }
 
     /// Makes the response one that a drain may end, if `stream` is set.
@@ -235,7 +231,7 @@ impl Reply {
     }
 
     /// Attaches the record of the request, which ends with the response.
-    pub fn record(&mut self, record: Box<Record>) {
+    pub fn attach(&mut self, record: Box<Record>) {
         self.record = Some(record);
     }
 

@@ -39,21 +39,19 @@ impl UpstreamKeys {
         command("HINCRBY").arg(&self.numbers).arg(field).arg(messages).take()
     }
 
-    /// Takes messages of a user from both numbers.
-    pub(super) fn less(&self, user: MailUser, messages: u64) -> [Cmd; 2] {
-        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
-        [self.more(None, -messages), self.more(Some(user), -messages)]
+    /// Adds messages of a user to both numbers, or takes them from both if negative.
+    pub(super) fn both(&self, user: MailUser, messages: i64) -> [Cmd; 2] {
+        [None, Some(user)].map(|of| self.more(of, messages))
     }
 
-    /// Adds messages of a user to both numbers again.
-    pub(super) fn back(&self, user: MailUser, messages: u64) -> Vec<Cmd> {
-        let messages = i64::try_from(messages).unwrap_or(i64::MAX);
-        vec![self.more(None, messages), self.more(Some(user), messages)]
+    /// Reads the number of a user.
+    pub(super) fn number_of(&self, user: MailUser) -> Cmd {
+        command("HGET").arg(&self.numbers).arg(user.0.as_slice()).take()
     }
 
-    /// Reads the number of a user, and forgets it.
-    pub(super) fn forget(&self, user: MailUser) -> [Cmd; 2] {
-        ["HGET", "HDEL"].map(|name| command(name).arg(&self.numbers).arg(user.0.as_slice()).take())
+    /// Forgets the number of a user.
+    pub(super) fn forget(&self, user: MailUser) -> Cmd {
+        command("HDEL").arg(&self.numbers).arg(user.0.as_slice()).take()
     }
 }
 
@@ -61,14 +59,12 @@ impl MailList<'_> {
     /// Makes the numbers those of the list; returns how many messages too many they had, or too few if negative.
     pub(super) async fn mend(&self) -> Result<i64, StoreFault> {
         let length = command("LLEN").arg(&self.name).take();
-        let [number_of, _] = self.keys.forget(self.user);
-        let replies = self.fleet.stored_at_once(vec![length, number_of]).await?;
+        let replies = self.fleet.stored_at_once(vec![length, self.keys.number_of(self.user)]).await?;
         let there = replies.first().and_then(signed).unwrap_or(0);
         let counted = replies.get(1).and_then(signed).unwrap_or(0);
         let too_many = counted.saturating_sub(there);
         if too_many != 0 {
-            let changes = [None, Some(self.user)].map(|user| self.keys.more(user, -too_many));
-            self.fleet.stored_at_once(changes.into()).await?;
+            self.fleet.stored_at_once(self.keys.both(self.user, -too_many).into()).await?;
         }
         if there == 0 {
             self.order_anew().await?;
@@ -165,11 +161,7 @@ impl CountWalk {
         if users.is_empty() {
             return Ok(0);
         }
-        let number_of = |user: &MailUser| {
-            let [number_of, _] = keys.forget(*user);
-            number_of
-        };
-        let numbers = fleet.stored(users.iter().map(number_of).collect()).await?;
+        let numbers = fleet.stored(users.iter().map(|user| keys.number_of(*user)).collect()).await?;
         let mut mended = 0;
         for (user, number) in users.iter().zip(numbers) {
             if matches!(number, Value::Nil) {

@@ -164,7 +164,7 @@ impl<'a> MailList<'a> {
     /// (`count`).
     async fn less(&self, mut commands: Vec<Cmd>, messages: u64) -> Result<(Vec<Value>, bool), StoreFault> {
         let removing = commands.len();
-        commands.extend(self.keys.less(self.user, messages));
+        commands.extend(self.keys.both(self.user, -signed_of(messages)));
         match self.fleet.stored_at_once(commands.clone()).await {
             Ok(replies) => Ok((replies, true)),
             Err(StoreFault::Refused(_)) => {
@@ -181,7 +181,7 @@ impl<'a> MailList<'a> {
         if !is_counted || back == 0 {
             return Ok(());
         }
-        self.fleet.stored_at_once(self.keys.back(self.user, back)).await.map(drop)
+        self.fleet.stored_at_once(self.keys.both(self.user, signed_of(back)).into()).await.map(drop)
     }
 
     /// Removes all messages; returns how many there were.
@@ -219,8 +219,8 @@ impl<'a> MailList<'a> {
         }
         // A message that comes before the removal is seen after it; a later one adds the user again.
         let remove = command("ZREM").arg(&self.keys.users).arg(self.user.0.as_slice()).take();
-        let [number, forget] = self.keys.forget(self.user);
-        let replies = self.fleet.stored_at_once(vec![remove, first(), number, forget]).await?;
+        let (number_of, forget) = (self.keys.number_of(self.user), self.keys.forget(self.user));
+        let replies = self.fleet.stored_at_once(vec![remove, first(), number_of, forget]).await?;
         let counted = replies.get(2).and_then(signed).unwrap_or(0);
         match replies.get(1).and_then(expiry) {
             Some(expires) => {
@@ -318,6 +318,10 @@ impl RedisCommand {
     pub(super) fn take(self) -> Cmd {
         self.0
     }
+}
+
+fn signed_of(messages: u64) -> i64 {
+    i64::try_from(messages).unwrap_or(i64::MAX)
 }
 
 fn ms(time: Duration) -> u64 {

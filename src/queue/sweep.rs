@@ -22,7 +22,7 @@ impl Postman {
     /// Removes expired messages and counts the others, for as long as the thread lives.
     pub(super) async fn sweep(self: Rc<Self>, upstreams: impl Fn() -> Vec<String>) {
         let mut looked = Instant::now();
-        // As many as upstreams with a queue.
+        // One per upstream with a queue; those of upstreams that a reload has removed go with the next sweep.
         let mut walks: HashMap<String, CountWalk> = HashMap::new();
         loop {
             tokio::time::sleep(SWEEP).await;
@@ -35,7 +35,9 @@ impl Postman {
                 self.queues.wake_all(looks_after_all);
             }
             let mut counts = Vec::new();
-            for upstream in upstreams() {
+            let upstreams = upstreams();
+            walks.retain(|upstream, _| upstreams.contains(upstream));
+            for upstream in upstreams {
                 self.queues.tell_dropped(&upstream, 0);
                 let keys = self.queues.keys(&self.fleet, &upstream);
                 let walk = walks.entry(upstream.clone()).or_default();

@@ -34,11 +34,9 @@ const TRIPS_OVER: usize = 30;
 const SEARCH_FIRST: Duration = Duration::from_secs(5);
 const SEARCH_LAST: Duration = Duration::from_secs(300);
 
-/// Takes samples for as long as the control thread lives. The first one, at once, is what the next one is compared
-/// with, so that the history begins with the first whole second.
+/// Takes samples for as long as the control thread lives.
 pub(crate) async fn keep(shared: Arc<Shared>, tasks: TaskTracker) {
     let (mut sampler, mut lookout) = (Sampler::default(), Lookout::default());
-    sampler.sample(&shared, &shared.snapshot.load_full(), &tasks);
     loop {
         tokio::time::sleep(until_next_second(SystemTime::now())).await;
         let snapshot = shared.snapshot.load_full();
@@ -105,9 +103,8 @@ impl Sampler {
         let upstreams = snapshot.upstreams.iter().map(|upstream| self.upstream(upstream, span)).collect();
         if before.is_some() {
             shared.history.record(t, seconds.unwrap_or(1), all.into_values().collect(), upstreams);
-            // At the first sample, spawned workers do not listen yet.
-            self.search.go_on(shared, missing, tasks, now);
         }
+        self.search.go_on(shared, missing, tasks, now);
     }
 
     fn worker(&mut self, worker: &Arc<Worker>, usage: Option<(u32, ProcessUsage)>, span: f32) -> SampledWorker {

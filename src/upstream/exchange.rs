@@ -95,7 +95,7 @@ pub struct Exchange {
 }
 
 /// A response, and the connection over which its body comes. The response is boxed, because it passes through many
-/// futures, and a move of its 160 bytes in each costs more than the box.
+/// futures, and the moves of its 160 bytes cost more than the box.
 pub(crate) type ResponseAndLease = (Box<Response<Unread>>, Box<Lease>);
 
 impl Lease {

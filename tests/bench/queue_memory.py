@@ -2,7 +2,8 @@
 """Memory of queued messages in a real Redis: a million, for users with 100, 10 or 1 message each.
 
 Writes what stickyd writes (src/queue/list.rs): a list per user with sealed messages, the users of the upstream by
-expiry, and the number of messages of each. With --stream, one stream per user instead, for comparison. Prints one JSON line per row.
+expiry, and the number of messages of each. With --stream, one stream per user instead, for comparison. Prints one JSON
+line per row.
 
     tests/bench/queue_memory.py [--messages 1000000] [--payload 100] [--stream] [--server redis-server]
 """
