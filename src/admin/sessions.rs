@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use super::api::{DecisionView, ExplainAnswer, PinAnswer, WorkerStateView};
 use super::{Api, ApiRefusal, refuse};
 use crate::affinity::explain::{Decision, ExplainQuestion, SharedSession, default_rule, explain as decide};
-use crate::affinity::recognise::behind;
+use crate::affinity::recognise::sid_in;
 use crate::client::Client;
 use crate::clock;
 use crate::cookie::{Cookie, SeenCookie, WorkerId};
@@ -199,8 +199,9 @@ async fn shared_pin(api: &Api, upstream: &Upstream, rule: Option<&LiveRule>, sid
 async fn followed(api: &Api, upstream: &Upstream, id: Option<&[u8]>) -> Option<Arc<Worker>> {
     let id = id.filter(|id| !upstream.config.follow.is_empty() && id.len() <= MAX_ID)?;
     let sessions = &api.shared.sessions;
-    let names = |id| sessions.follow_names(&upstream.config.name, id);
-    let both = || std::iter::once(id).chain(behind(id)).map(names);
+    let name = &upstream.config.name;
+    let names = |id| sessions.follow_names(name, sessions.keys.key(name, id), id);
+    let both = || std::iter::once(id).chain(sid_in(id)).map(names);
     if let Some(here) = both().find_map(|names| sessions.followed_here(names)) {
         return Some(here);
     }

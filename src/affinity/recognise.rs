@@ -180,10 +180,11 @@ impl<'a, B> RequestReader<'a, B> {
         let asks = self.sessions.fleet().is_some_and(|fleet| fleet.settings().pins);
         let mut unknown = Vec::new();
         let mut find = |id: &[u8]| {
-            let names = self.sessions.follow_names(name, id);
-            if self.sessions.leads(names.sid) {
-                return Some(names.sid);
+            let sid = self.sessions.keys.key(name, id);
+            if self.sessions.leads(sid) {
+                return Some(sid);
             }
+            let names = self.sessions.follow_names(name, sid, id);
             let session = self.sessions.aliases.touch(names.name, now, |key| *key);
             let found = session.filter(|key| self.sessions.leads(*key));
             if asks && found.is_none() && unknown.len() < MOST_UNKNOWN {
@@ -197,7 +198,7 @@ impl<'a, B> RequestReader<'a, B> {
             .follow
             .iter()
             .filter_map(|spot| at(spot, self.request))
-            .find_map(|id| find(&id).or_else(|| find(behind(&id)?)));
+            .find_map(|id| find(&id).or_else(|| find(sid_in(&id)?)));
         match found {
             Some(key) => (Some(FollowedSession::Pinned(key)), Vec::new()),
             None => (None, unknown),
@@ -206,9 +207,9 @@ impl<'a, B> RequestReader<'a, B> {
 }
 
 impl Sessions {
-    /// The keys that an id may have which an ordinary request names (`follow`).
-    pub(crate) fn follow_names(&self, upstream: &str, id: &[u8]) -> FollowNames {
-        FollowNames { sid: self.keys.key(upstream, id), name: self.keys.of_rule(upstream, FOLLOW, id) }
+    /// The keys that an id may have which an ordinary request names (`follow`); `sid` is its key as a sid.
+    pub(crate) fn follow_names(&self, upstream: &str, sid: Key, id: &[u8]) -> FollowNames {
+        FollowNames { sid, name: self.keys.of_rule(upstream, FOLLOW, id) }
     }
 
     /// The worker of the session that an ordinary request names by one of these keys, if it is pinned here. Nothing is
@@ -220,8 +221,8 @@ impl Sessions {
     }
 }
 
-/// The sid in the id of a socket: in version 2 that of a socket in a namespace is `/chat#<sid>`.
-pub(crate) fn behind(id: &[u8]) -> Option<&[u8]> {
+/// The sid in the id of a socket: in Socket.IO 2 the id of a socket in a namespace is `/chat#<sid>`.
+pub(crate) fn sid_in(id: &[u8]) -> Option<&[u8]> {
     let hash = id.iter().rposition(|b| *b == b'#')?;
     id.get(hash + 1..).filter(|id| !id.is_empty())
 }

@@ -66,7 +66,7 @@ impl<'a> MailList<'a> {
                 command("EXPIRE").arg(&self.name).arg(terms.keep.as_secs() + SPARE_S).take(),
                 self.keys.more(None, 1),
                 self.keys.more(Some(self.user), 1),
-                command("ZADD").arg(&self.keys.users).arg("NX").arg(expires).arg(self.user.0.as_slice()).take(),
+                self.place("NX", expires),
             ])
             .await?;
         let [Some(waiting), _, Some(total), _, _] = [0, 1, 2, 3, 4].map(|at| replies.get(at).and_then(number)) else {
@@ -207,15 +207,18 @@ impl<'a> MailList<'a> {
         Ok(popped)
     }
 
+    /// Says in the list of users when the first message of this one expires: `NX` only if the user is not there, `XX`
+    /// only if it is.
+    fn place(&self, how: &str, expires: i64) -> Cmd {
+        command("ZADD").arg(&self.keys.users).arg(how).arg(expires).arg(self.user.0.as_slice()).take()
+    }
+
     /// Says anew when the first message expires, or that there is none.
     pub(crate) async fn order_anew(&self) -> Result<(), StoreFault> {
         let first = || command("LINDEX").arg(&self.name).arg(0).take();
-        let place = |how: &str, expires: i64| {
-            command("ZADD").arg(&self.keys.users).arg(how).arg(expires).arg(self.user.0.as_slice()).take()
-        };
         let replies = self.fleet.stored(vec![first()]).await?;
         if let Some(expires) = replies.first().and_then(expiry) {
-            return self.fleet.stored(vec![place("XX", expires)]).await.map(drop);
+            return self.fleet.stored(vec![self.place("XX", expires)]).await.map(drop);
         }
         // A message that comes before the removal is seen after it; a later one adds the user again.
         let remove = command("ZREM").arg(&self.keys.users).arg(self.user.0.as_slice()).take();
@@ -225,7 +228,7 @@ impl<'a> MailList<'a> {
         match replies.get(1).and_then(expiry) {
             Some(expires) => {
                 let back = self.keys.more(Some(self.user), counted);
-                self.fleet.stored(vec![place("NX", expires), back]).await.map(drop)
+                self.fleet.stored(vec![self.place("NX", expires), back]).await.map(drop)
             }
             // Its messages are gone, and Redis has not counted that.
             None if counted != 0 => self.fleet.stored(vec![self.keys.more(None, -counted)]).await.map(drop),
@@ -238,8 +241,7 @@ impl<'a> MailList<'a> {
         let first = command("LINDEX").arg(&self.name).arg(0).take();
         let replies = self.fleet.stored(vec![first]).await?;
         let Some(expires) = replies.first().and_then(expiry) else { return Ok(()) };
-        let place = command("ZADD").arg(&self.keys.users).arg("NX").arg(expires).arg(self.user.0.as_slice()).take();
-        self.fleet.stored(vec![place]).await.map(drop)
+        self.fleet.stored(vec![self.place("NX", expires)]).await.map(drop)
     }
 }
 
