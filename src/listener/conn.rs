@@ -202,7 +202,7 @@ async fn serve_http(conn: Rc<Conn>, io: ClientIo, ahead: Vec<u8>) -> Option<(Cli
         (Err(error), _) if !error.is_parse() => {}
         (Err(error), _) if conn.traffic.is_answered() => {
             // What hyper has not read belongs to a body, or to another request.
-            let refused = Refused::new(&conn, &error, &read);
+            let refused = Refused::new(&conn, &error, conn.traffic.head_of(&read));
             conn.thread.tasks.spawn_local(refusal::answer(conn.clone(), io, live, refused));
         }
         (ended, _) => {

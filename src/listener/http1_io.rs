@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::bytes_ahead::BytesAhead;
 use super::conn::Conn;
-use super::request_end::{BodyScan, HeadScan};
+use super::request_end::{BodyScan, HeadScan, is_body_as_long};
 use crate::metrics::LimitLabel;
 use crate::min_rate::{RateVerdict, TransferGuard};
 use crate::net::client_io::ClientIo;
@@ -117,15 +117,15 @@ impl Http1Io {
         }
     }
 
-    /// Reads the head of a request, and nothing after it.
+    /// Reads the head of a request, and nothing after it but bytes of its body.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let mut new = 0;
-        let mut scan = match self.part {
-            RequestPart::Head(scan) => scan,
+        let (mut scan, is_first) = match self.part {
+            RequestPart::Head(scan) => (scan, false),
             RequestPart::Line | RequestPart::Body(_) => {
                 new = ready!(self.poll_line(cx, buf))?;
-                HeadScan::default()
+                (HeadScan::default(), true)
             }
         };
         if new == 0 {
@@ -135,7 +135,14 @@ impl Http1Io {
         match scan.end_in(head) {
             Some(end) => {
                 self.part = RequestPart::Line;
-                self.take_back(buf, before + end);
+                let beyond = new - end;
+                // A body that came with its head is given with it: kept here, it would cost hyper another read, into
+                // another buffer.
+                if is_first && beyond > 0 && is_body_as_long(head.get(..end).unwrap_or_default(), beyond) {
+                    self.conn.traffic.beyond.set(beyond);
+                } else {
+                    self.take_back(buf, before + end);
+                }
             }
             None => self.part = RequestPart::Head(scan),
         }

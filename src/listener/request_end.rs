@@ -99,6 +99,28 @@ fn has_line_after_line(bytes: &[u8], ends_line: impl Fn(u8) -> bool) -> bool {
     bytes.iter().zip(next).fold(false, |seen, (lf, next)| seen | ((*lf == b'\n') & ends_line(*next)))
 }
 
+/// What a field with the length of a body contains before its value, as nearly all clients write it.
+static LENGTH: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"ength: "));
+
+/// Whether the body of a request with this head certainly has `least` bytes or more, so that these bytes may be given
+/// to hyper together with the head. False where the head is written in an unusual way: then they are kept, which costs
+/// only time.
+pub(crate) fn is_body_as_long(head: &[u8], least: usize) -> bool {
+    let Some(at) = LENGTH.find(head) else { return false };
+    let name = head.get(at.saturating_sub(b"\nContent-L".len())..at).unwrap_or_default();
+    let value = head.get(at + b"ength: ".len()..).unwrap_or_default();
+    let digits = value.iter().take(MOST_DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    let length = value.iter().take(digits).fold(0, |length, digit| length * 10 + u64::from(digit - b'0'));
+    name.eq_ignore_ascii_case(b"\nContent-L")
+        && matches!(value.get(digits..), Some([b'\n', ..] | [b'\r', b'\n', ..]))
+        && length >= least as u64
+        // With `Transfer-Encoding`, the length would not count (RFC 9112 §6.3).
+        && !has_line_after_line(head, |next| matches!(next, b'T' | b't'))
+}
+
+/// Maximum number of digits of a length that is understood without a look at its value; it fits in 64 bits.
+const MOST_DIGITS: usize = 18;
+
 /// A control character in a chunk extension.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a control character in a chunk extension")]
@@ -117,6 +139,17 @@ impl BodyScan {
     /// Whether the whole body has come.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(ChunkScan { part: ChunkPart::Over, .. }))
+    }
+
+    /// Skips bytes that were taken for a part of the body before its framing was known; returns whether they are one.
+    pub(crate) fn try_skip(&mut self, bytes: usize) -> bool {
+        match self {
+            Self::Length(left) if *left >= bytes as u64 => {
+                *left -= bytes as u64;
+                true
+            }
+            Self::Length(_) | Self::Chunked(_) => false,
+        }
     }
 
     /// Returns how many of the next bytes belong to the body.
@@ -273,6 +306,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_a_plain_length_that_covers_them_lets_bytes_follow_a_head() {
+        let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        for fields in [
+            "Content-Length: 17",
+            "content-length: 17\r\nX: 1",
+            "CoNTENT-Length: 017",
+            "X: 1\nContent-Length: 17\nY: 2",
+            "Content-Length: 999999999999999999",
+        ] {
+            assert!(is_body_as_long(head(fields).as_bytes(), 17), "{fields}");
+        }
+        for fields in [
+            "Content-Length: 16",
+            "Content-Length:17",
+            "Content-Length: 17 ",
+            "Content-Length: 17, 17",
+            "Content-Length: +17",
+            "Content-Length: ",
+            "Content-Length: 9999999999999999999",
+            "Content-Length : 17",
+            "X-Content-Length: 17",
+            "Content_Length: 17",
+            "X: Content-Length: 17",
+            "Content-Length: 17\r\nTransfer-Encoding: chunked",
+            "transfer_encoding: x\r\nContent-Length: 17",
+            "Length: 17",
+            "X: 1",
+        ] {
+            assert!(!is_body_as_long(head(fields).as_bytes(), 17), "{fields}");
+        }
+        assert!(!is_body_as_long(b"ength: 17\r\n\r\n", 1));
+        assert!(!is_body_as_long(b"\nContent-Length: 17", 1));
+    }
+
     proptest! {
         /// One piece takes the short way, pieces of one byte do not.
         #[test]
@@ -335,6 +403,10 @@ mod tests {
         assert_eq!((scan.take(b"lo, world"), scan.is_over()), (Ok(2), true));
         assert_eq!(scan.take(b"x"), Ok(0));
         assert_eq!(BodyScan::Length(u64::MAX).take(b"x"), Ok(1));
+        let mut scan = BodyScan::Length(5);
+        assert!(!scan.try_skip(6) && scan.try_skip(3));
+        assert_eq!((scan.take(b"lo, world"), scan.is_over()), (Ok(2), true));
+        assert!(!BodyScan::Chunked(ChunkScan::default()).try_skip(1));
     }
 
     proptest! {

@@ -22,6 +22,10 @@ pub(crate) struct Http1Traffic {
     pub(super) ended: Cell<bool>,
     /// The body of the request that hyper has just handed over.
     pub(super) begun: Cell<Option<BodyScan>>,
+    /// Number of bytes that hyper got with the last head, as the beginning of its body.
+    pub(super) beyond: Cell<usize>,
+    /// Whether hyper found another end of the last request than `request_end`, and may have bytes of the next one.
+    is_misread: Cell<bool>,
     /// Number of requests that hyper has handed over.
     pub(super) handed_over: Cell<u32>,
     /// Whether the response to a request has not left completely.
@@ -58,10 +62,27 @@ impl Http1Traffic {
         !self.owed.get()
     }
 
+    /// Returns whether no further request may be read from the connection.
+    pub(crate) fn is_misread(&self) -> bool {
+        self.is_misread.get()
+    }
+
+    /// Returns how much of `read`, which hyper was given and has not used, belongs to a head.
+    pub(super) fn head_of<'r>(&self, read: &'r [u8]) -> &'r [u8] {
+        read.get(..read.len().saturating_sub(self.beyond.get())).unwrap_or_default()
+    }
+
     /// Notes a request that hyper hands over, and adds the target as its client wrote it.
     pub(crate) fn begins<B: Body>(&self, request: &mut Request<B>) {
-        let body = request.body().size_hint().exact();
-        self.begun.set(Some(body.map_or_else(|| BodyScan::Chunked(ChunkScan::default()), BodyScan::Length)));
+        let mut body = match request.body().size_hint().exact() {
+            Some(length) => BodyScan::Length(length),
+            None => BodyScan::Chunked(ChunkScan::default()),
+        };
+        let beyond = self.beyond.take();
+        if beyond > 0 && !body.try_skip(beyond) {
+            self.is_misread.set(true);
+        }
+        self.begun.set(Some(body));
         self.handed_over.set(self.handed_over.get().saturating_add(1));
         self.owed.set(true);
         self.is_http_1_1.set(request.version() == Version::HTTP_11);

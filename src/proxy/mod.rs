@@ -64,7 +64,7 @@ where
 {
     let mut record = Record::begin(&conn, &request);
     let lookalikes = framing::try_remove_lookalikes(request.headers_mut());
-    let odd = !conn.http2 && (lookalikes || framing::names_two_hosts(&request));
+    let odd = !conn.http2 && (lookalikes || framing::names_two_hosts(&request) || conn.traffic.is_misread());
     let http10 = request.version() == Version::HTTP_10;
     let uploads = !request.body().is_end_stream();
     conn.mark_body_read();

@@ -56,6 +56,13 @@ fn a_refused_head_is_answered_with_a_reason_and_counted() {
             "Transfer-Encoding",
         ),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 2\r\n\r\nGET".to_owned(), 400, "Content-Length"),
+        // Its body comes with its head, because its first length covers it; it must not be taken for its head.
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nContent-Length: 9\r\n\r\nGET /\x01".to_owned(),
+            400,
+            "Content-Length",
+        ),
+        (format!("POST / HTTP/1.1\r\nContent-Length: 50000\r\n{many}\r\n{cookie}"), 431, "too many header fields"),
         ("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid request target"),
         ("G{T / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400, "invalid method"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n".to_owned(), 400, "without TLS"),

@@ -2,7 +2,7 @@
 
 use crate::support::proxy::Proxy;
 use crate::support::raw::{Message, Raw, RawWorker, ok};
-use crate::support::wait::at_most;
+use crate::support::wait::{at_most, wait_for};
 
 #[test]
 fn targets_pass_byte_for_byte() {
@@ -228,6 +228,25 @@ fn pipelined_requests_are_answered_in_order() {
     }
     for target in ["/1", "/2", "/3", "/4"] {
         assert_eq!(worker.request().1.target(), target);
+    }
+}
+
+/// A body is given to hyper with its head if all of its bytes are the body's; the request after it must never be.
+#[test]
+fn a_body_in_one_piece_with_its_head_ends_where_its_length_says() {
+    let mut worker = RawWorker::answering(|request: &Message| ok(&format!("{} {}", request.target(), request.text())));
+    let proxy = Proxy::before(&[worker.address]);
+    let mut client = Raw::connect(proxy.address);
+    for length in ["Content-Length: ", "content-length: ", "Content-Length:", "Content-Length: 0"] {
+        let head = format!("POST /1 HTTP/1.1\r\nHost: a\r\n{length}3\r\n\r\n");
+        client.send(format!("{head}abc"));
+        assert_eq!(client.answer().text(), "/1 abc", "{length}");
+        client.send(format!("{head}ab"));
+        wait_for("the first part arrives", || worker.bytes().ends_with(b"ab"));
+        client.send("cGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((client.answer().text(), client.answer().text()), ("/1 abc", "/2 "), "{length}");
+        client.send(format!("{head}abcGET /2 HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((client.answer().text(), client.answer().text()), ("/1 abc", "/2 "), "{length}");
     }
 }
 
