@@ -33,12 +33,21 @@ pub struct SessionHold {
     moved: Option<(u64, u64, Instant)>,
     /// Silence in seconds that a tunnel of this session may keep; 0 if unknown.
     pub ttl_s: u32,
+    /// When the hold began.
+    pub(crate) since: Instant,
 }
 
 impl SessionHold {
-    pub(crate) fn new(sessions: &Arc<Sessions>, key: Key, open: pins::PinHold, ttl_s: u32, is_fresh: bool) -> Self {
+    pub(crate) fn new(
+        sessions: &Arc<Sessions>,
+        key: Key,
+        open: pins::PinHold,
+        ttl_s: u32,
+        is_fresh: bool,
+        since: Instant,
+    ) -> Self {
         let sessions = sessions.clone();
-        Self { sessions, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s }
+        Self { sessions, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s, since }
     }
 
     /// Key of the session whose pin is held.
@@ -222,8 +231,9 @@ impl Sessions {
 
     /// Holds open a session that was just pinned, for the request that found it.
     pub fn hold(self: &Arc<Self>, key: Key) -> Option<SessionHold> {
-        let (open, ttl_s) = self.pins.open(key, Instant::now(), Pin::ttl_s)?;
-        Some(SessionHold::new(self, key, open, ttl_s, false))
+        let now = Instant::now();
+        let (open, ttl_s) = self.pins.open(key, now, Pin::ttl_s)?;
+        Some(SessionHold::new(self, key, open, ttl_s, false, now))
     }
 
     /// Ends a session at an operator's command, or because its worker is replaced; its pin stays, so that the end is

@@ -3,6 +3,8 @@
 //! What is kept is small: the transport, and where the sid stands. The sid itself is decoded from the query again only
 //! where it is needed, which is once per session. Left out: how a sid is decoded (the parent module).
 
+use memchr::memchr_iter;
+
 use super::{Decoded, MAX_SID, RequestTransport, Sid, decode_sid, decode_transport, decoded_is, split_at_byte};
 
 /// What the query of an Engine.IO request contains: small enough to be kept with the request, so that each query is
@@ -111,25 +113,25 @@ struct Scan<'q> {
 fn scan(query: &str) -> Option<Scan<'_>> {
     let (mut eio, mut transport, mut last, mut contradicts) = (None, None, None, false);
     let mut is_script = false;
-    let mut end = 0;
+    let bytes = query.as_bytes();
+    let mut begin = 0;
     let mut found = |start: usize, value| {
         contradicts |= last.is_some_and(|(_, before)| before != value);
         last = Some((start, value));
     };
-    for pair in query.as_bytes().split(|&b| b == b'&') {
-        end += pair.len();
-        let place = end;
-        end += 1;
-        let (key, value) = split_at_byte(pair, b'=');
+    // The search by vectors takes a third of the instructions of `split`.
+    for end in memchr_iter(b'&', bytes).chain([bytes.len()]) {
+        let (key, value) = split_at_byte(bytes.get(begin..end).unwrap_or_default(), b'=');
+        begin = end + 1;
         // The length tells the plain spellings apart; an encoded key is longer than its decoded form.
         match key.len() {
-            3 if key == b"sid" => found(place - value.len(), value),
+            3 if key == b"sid" => found(end - value.len(), value),
             3 if key == b"EIO" => eio = Some(value),
             9 if key == b"transport" => transport = Some(value),
             1 if key == b"j" => is_script = true,
             0..=4 => {}
             _ if !key.contains(&b'%') => {}
-            _ if decoded_is(key, b"sid") => found(place - value.len(), value),
+            _ if decoded_is(key, b"sid") => found(end - value.len(), value),
             _ if decoded_is(key, b"EIO") => eio = Some(value),
             _ if decoded_is(key, b"transport") => transport = Some(value),
             _ => {}

@@ -164,7 +164,11 @@ fn max_idle(job: &Job, worker: &Worker) -> Duration {
     match job.ask.kind {
         // An authenticated connection is used however long it was idle: on any other one the client is unknown.
         _ if own_connection::check_any(job, worker) => Duration::MAX,
-        RequestKind::Session { .. } if worker.silent_for(clock::now_ms()) > LIVELY_MS => Duration::ZERO,
+        RequestKind::Session { .. }
+            if worker.silent_for(job.tied_at.take().map_or_else(clock::now_ms, clock::ms_at)) > LIVELY_MS =>
+        {
+            Duration::ZERO
+        }
         RequestKind::Session { .. } => SESSION_IDLE,
         RequestKind::Ordinary
         | RequestKind::Handshake

@@ -283,5 +283,6 @@ pub(crate) async fn read_goodbye(job: &mut Job, request: &mut Request<Outgoing>)
         job.goodbye = Some(SessionGoodbye { shared: job.conn.thread.shared.clone(), key, ends: Cell::new(true) });
     }
     *request.body_mut() = Outgoing::held(body);
+    job.tied_at.set(None);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::Request;
 
@@ -43,6 +44,8 @@ pub struct Job {
     pub resent: Cell<bool>,
     /// How long the request's session may be silent, in seconds; 0 if that is not known.
     pub(super) ttl_s: u32,
+    /// When the request was tied to its session, if nothing has been waited for since: a clock that need not be read.
+    pub(super) tied_at: Cell<Option<Instant>>,
     /// Where the session of this request lives, if this is its first request after the handshake.
     pub(super) first_path: Option<Key>,
     /// Index of the matching route in the snapshot; `None` if the config has no routes.

@@ -213,6 +213,7 @@ fn serve(job: &mut Job, request: &mut Request<Outgoing>, record: &mut Record) ->
                     mail::polls(job, request);
                 }
                 job.ttl_s = choice.hold.as_ref().map_or(0, |hold| hold.ttl_s);
+                job.tied_at.set(choice.hold.as_ref().map(|hold| hold.since));
                 if forward::may_be_goodbye(job, request)
                     && let Err(problem) = Box::pin(forward::read_goodbye(job, request)).await
                 {

@@ -102,6 +102,7 @@ pub(super) fn read<B: Body>(conn: &Rc<Conn>, request: &Request<B>, record: &mut 
         ended: shared.sessions.sockets.ended(),
         resent: Cell::new(false),
         ttl_s: 0,
+        tied_at: Cell::new(None),
         first_path: None,
         route: found.place,
         facts: None,
