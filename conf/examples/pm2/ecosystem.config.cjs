@@ -3,6 +3,8 @@
 //
 //     pm2 start ecosystem.config.cjs          (and stickyd with the stickyd.toml in this folder)
 //
+// With `instances: 'max'` the range in stickyd.toml needs at least one port per core; unused ports do no harm.
+//
 // The application only has to call listen(process.env.PORT). For a hard-coded port see ecosystem.portshift.config.cjs.
 module.exports = {
   apps: [
