@@ -234,7 +234,7 @@ fn pipelined_requests_are_answered_in_order() {
 /// A body is given to hyper with its head if all of its bytes are the body's; the request after it must never be.
 #[test]
 fn a_body_in_one_piece_with_its_head_ends_where_its_length_says() {
-    let mut worker = RawWorker::answering(|request: &Message| ok(&format!("{} {}", request.target(), request.text())));
+    let worker = RawWorker::answering(|request: &Message| ok(&format!("{} {}", request.target(), request.text())));
     let proxy = Proxy::before(&[worker.address]);
     let mut client = Raw::connect(proxy.address);
     for length in ["Content-Length: ", "content-length: ", "Content-Length:", "Content-Length: 0"] {
