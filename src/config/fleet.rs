@@ -12,7 +12,7 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::upstream::ReadUpstream;
-use super::{Address, Secret, files, tls, values};
+use super::{Address, Secret, files, tls, values, variables};
 use address::parse;
 pub(crate) use address::{RedisAddress, RedisPlace};
 
@@ -143,6 +143,10 @@ fn addresses(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<RedisAddress> {
 
 /// Reads the address of one Redis.
 pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
+    const HELP: &str = "write the address itself, and password_file = \"redis.password\": a file with the password";
+    if variables::refuse_in_address(context, &text.span, &text.value, HELP) {
+        return None;
+    }
     match parse(&text.value) {
         Ok(address) => Some(address),
         Err(why) => {
@@ -158,6 +162,9 @@ pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisA
 pub(crate) fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = files::named(context, path)?;
     let trimmed = bytes.trim_ascii();
+    if str::from_utf8(trimmed).is_ok_and(variables::is_reference) {
+        return files::unusable(context, path, variables::IN_FILE, variables::WRITE_VALUE);
+    }
     if trimmed.is_empty() || std::str::from_utf8(trimmed).is_err() {
         context.report.error(&path.span, format!("{} holds no password in UTF-8", path.value));
         return None;
