@@ -84,7 +84,7 @@ pub(crate) fn read(
         context.report.error_help(&at, "[fleet] needs `redis`", "write redis = \"redis://redis.internal:6379\"");
     }
     let mut redis = redis.map(|item| addresses(context, item)).unwrap_or_default();
-    let username = section.text("username", "a name");
+    let username = section.text("username", "a name").filter(|name| !is_variable(context, name));
     let password = section.text("password_file", "a path").and_then(|path| password(context, &path));
     for address in &mut redis {
         address.username = address.username.take().or_else(|| username.as_ref().map(|name| name.value.clone()));
@@ -156,6 +156,11 @@ pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisA
             None
         }
     }
+}
+
+/// Whether a user's name is that of an environment variable, which is then reported.
+pub(crate) fn is_variable(context: &Context<'_>, name: &ConfigText) -> bool {
+    variables::refuse(context, "`username`", name, "write the name itself")
 }
 
 /// Reads the file of a password.

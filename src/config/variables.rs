@@ -1,7 +1,7 @@
 //! References to environment variables, such as `${APP_SECRET}`, where a secret belongs: the configuration reads none.
 //!
-//! Taken as it is, the text would be a secret that everyone can guess. Left out: texts that are no secrets, of which
-//! most are refused for their form, and texts that a worker reads (`command`, `env`).
+//! Taken as it is, the text would be a secret that others can guess. Left out: addresses of listeners and workers,
+//! which are refused for their form, and texts that a worker reads (`command`, `env`).
 
 use super::check::Context;
 use super::error::Span;

@@ -5,6 +5,7 @@ use super::{HEAD, TempDir, errors_in};
 
 const REDIS: &str = "[fleet]\nredis = \"redis://a\"\n";
 const MAIL: &str = "[[notify.to]]\nmail = { smtp = \"a.example:587\", from = \"a@b.example\", to = [\"a@b.example\"], ";
+const EMIT: &str = "emit = { via = \"redis-adapter\", redis = \"redis://a\", ";
 const JWT: &str = "[[route]]\nupstream = \"app\"\n[route.jwt]\n";
 
 #[test]
@@ -26,6 +27,9 @@ fn a_secret_that_names_an_environment_variable_is_refused() {
         ("", &format!("{JWT}secret_file = \"variable\""), file, "write the value itself"),
         ("", &format!("{JWT}keys = \"https://${{ISSUER}}/jwks.json\""), address, "write the address itself"),
         ("secret_file = \"sound\"", "[fleet]\nredis = \"redis://:${PASS}@a\"", address, "password_file = "),
+        ("secret_file = \"sound\"", &format!("{REDIS}username = \"${{USER}}\""), "`username` names", "the name itself"),
+        ("", &format!("{EMIT}username = \"${{USER}}\" }}"), "`username` names", "write the name itself"),
+        ("", &format!("{EMIT}password_file = \"variable\" }}"), file, "write the value itself"),
         ("secret_file = \"sound\"", &format!("{REDIS}password_file = \"variable\""), file, "write the value itself"),
         ("", &format!("{MAIL}user = \"a\", password_file = \"variable\" }}"), file, "write the value itself"),
         ("", &format!("{MAIL}user = \"$SMTP_USER\", password_file = \"sound\" }}"), "`user` names", "the name itself"),
