@@ -181,6 +181,7 @@ pub(super) mod tests {
     use super::*;
     use crate::admin::api::{BusFactsView, ProcessView, ReasonsView};
 
+    /// A worker of the upstream app, for other tests as well.
     pub(in crate::cli) fn worker(name: &str, health: &str, why: &str) -> WorkerView {
         let process = ProcessView {
             command: "node".to_owned(),
