@@ -11,6 +11,10 @@ const LENGTH: usize = 32;
 /// Minimum length of a secret, in bytes: 128 bits, if they are random.
 const MINIMUM: usize = 16;
 
+/// What is said if a secret is kept nowhere.
+pub(crate) const NOT_KEPT: &str =
+    "no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a restart";
+
 /// Returns the secret that this process uses.
 ///
 /// # Errors
@@ -21,9 +25,7 @@ pub(crate) fn find(configured: Option<&[u8]>, state_dir: Option<&Path>) -> io::R
         return Ok(secret.to_vec());
     }
     let Some(directory) = state_dir else {
-        tracing::warn!(
-            "no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a restart"
-        );
+        tracing::warn!("{NOT_KEPT}");
         return Ok(in_memory());
     };
     if !directory.exists() {

@@ -20,6 +20,7 @@ mod rules;
 mod shipped;
 mod tls;
 mod tunnels;
+mod variables;
 
 use std::io;
 use std::net::IpAddr;

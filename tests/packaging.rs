@@ -178,8 +178,12 @@ fn the_launcher_says_what_is_missing() {
 /// Checks a configuration in a folder in which the files that it names exist.
 fn complaints(toml: &str) -> String {
     let folder = TempDirectory::new("packaged");
-    for name in ["secret", "admin.token"] {
-        folder.write_mode(name, "0123456789abcdef0123456789abcdef\n", 0o600);
+    for (name, text) in [
+        ("secret", "0123456789abcdef0123456789abcdef\n"),
+        ("admin.token", "0123456789abcdef0123456789abcdef\n"),
+        ("read.token", "1123456789abcdef0123456789abcdef\n"),
+    ] {
+        folder.write_mode(name, text, 0o600);
     }
     let own = format!("{}/", folder.root().display());
     folder.write("stickyd.toml", toml.replace("/etc/stickyd-secret/", &own));
@@ -203,6 +207,11 @@ fn configurations_in_packages_and_containers_are_valid() {
     let toml: Vec<&str> = block.lines().map(|line| line.strip_prefix("    ").unwrap_or(line)).collect();
     let said = complaints(&toml.join("\n"));
     assert!(toml.len() > 10 && only_a_name(&said), "{said}");
+    // Prometheus gets the token that can only read, which the comment says how to make.
+    let monitoring = read("kubernetes/monitoring.yaml");
+    assert!(monitoring.contains("key: read.token") && !monitoring.contains("admin.token"), "{monitoring}");
+    assert!(manifest.contains("--from-literal=read.token="), "{manifest}");
+    assert!(toml.contains(&"read_token_file = \"/etc/stickyd-secret/read.token\""), "{toml:?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Binds the addresses of the admin listener, and removes socket files: those of stickyds that have ended, and at the
 //! end its own. The file of another, living stickyd is never touched.
 
+use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -54,6 +56,30 @@ impl SocketFile {
     }
 }
 
+/// Why a socket cannot be given to the group of `[admin]`; the inner error of one of [`bind`].
+#[derive(Debug)]
+pub(crate) struct NotGivenError {
+    /// The group of the configuration.
+    pub(crate) group: AdminGroup,
+    /// The error of chown(2).
+    pub(crate) reason: io::Error,
+}
+
+impl fmt::Display for NotGivenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot give it to the group {} ([admin] group): {}", self.group.name, self.reason)
+    }
+}
+
+impl Error for NotGivenError {}
+
+impl NotGivenError {
+    /// Finds this reason in an error of [`bind`].
+    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
 /// Binds an address of the admin listener; none for [`AdminAddress::None`]. The socket file of a stickyd that has ended
 /// is replaced; that of a running one is not. Members of `group` may use the socket, too.
 ///
@@ -104,9 +130,9 @@ fn bind_private(path: &Path, group: Option<&AdminGroup>) -> io::Result<UnixListe
 
 /// Lets the members of a group use a socket. Without root, a process can do this for its own groups only.
 fn give_to(path: &Path, group: &AdminGroup) -> io::Result<()> {
-    chown(path, None, Some(group.id)).map_err(|error| {
-        let name = &group.name;
-        io::Error::new(error.kind(), format!("cannot give it to the group {name} ([admin] group): {error}"))
+    chown(path, None, Some(group.id)).map_err(|reason| {
+        let group = group.clone();
+        io::Error::new(reason.kind(), NotGivenError { group, reason })
     })?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))
 }

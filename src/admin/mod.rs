@@ -62,7 +62,7 @@ use crate::telemetry::say_full;
 use api::{ErrorAnswer, ReloadAnswer, ReloadFailure, paths};
 pub(crate) use auth::AdminTokens;
 use auth::{AdminAuth, AdminPeer, Reach};
-pub(crate) use bind::{BoundAdmin, bind};
+pub(crate) use bind::{BoundAdmin, NotGivenError, bind};
 use stats::LastMinute;
 
 /// Maximum number of connections per address, idle ones included: a bound on descriptors and memory. Requests under way

@@ -233,8 +233,11 @@ fn unreachable(at: &AdminAddress, error: &io::Error) -> RemoteError {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             format!("error: no stickyd answers at {at}: is it running? ({error})")
         }
-        io::ErrorKind::PermissionDenied => {
-            format!("error: only root and stickyd's own user may open {at} ({error})")
+        io::ErrorKind::PermissionDenied if matches!(at, AdminAddress::Unix(_)) => {
+            format!(
+                "error: only root, stickyd's own user and the members of [admin] group may open {at} ({error})\n  \
+                 = help: use sudo, or set [admin] group"
+            )
         }
         _ => format!("error: cannot connect to {at}: {error}"),
     })
@@ -295,6 +298,18 @@ mod tests {
         assert!(error.contains("504 Gateway Timeout: the answer was not ready in 60 s\\u{9b}"), "{error:?}");
         let error = asked(None, Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("no answer in 0.05 s"), "{error}");
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_opened_has_help() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let said = |at: &AdminAddress| unreachable(at, &denied).to_string();
+        assert_eq!(
+            said(&AdminAddress::Unix("/a.sock".into())),
+            "error: only root, stickyd's own user and the members of [admin] group may open unix:/a.sock (permission \
+             denied)\n  = help: use sudo, or set [admin] group"
+        );
+        assert!(said(&AdminAddress::Tcp(([127, 0, 0, 1], 1).into())).contains("cannot connect to 127.0.0.1:1"));
     }
 
     #[test]

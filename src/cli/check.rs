@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::FILE;
 use super::service::ServiceReader;
+use super::{FILE, help_if_missing};
 use crate::config::{self, Config, Loaded, Severity};
 use crate::printable::printable_lines;
+use crate::secret::NOT_KEPT;
+
+/// Help if no file is named, and the one of the package is missing.
+const NAME_A_FILE: &str = "name a file: stickyd check stickyd.toml";
 
 /// Arguments of `stickyd check`.
 #[derive(Debug, Args)]
@@ -32,13 +36,19 @@ pub struct CheckCommand {
 impl CheckCommand {
     /// Prints the result (errors and warnings to stderr, the summary to stdout) and returns the exit code: 0 or 1.
     pub fn run(&self) -> u8 {
-        let file = self.file.as_deref().or(self.config.as_deref()).unwrap_or_else(|| Path::new(FILE));
+        let named = self.file.as_deref().or(self.config.as_deref());
+        let file = named.unwrap_or_else(|| Path::new(FILE));
         let (out, err) = (&mut std::io::stdout(), &mut std::io::stderr());
         match &self.as_service {
-            None => report(config::load_with_warnings(file), self.strict, out, err),
+            None => report(load(named, file), self.strict, out, err),
             Some(unit) => check_as(unit, file, self.strict, out, err),
         }
     }
+}
+
+/// Loads `file`, which is the named one or that of the package.
+pub(super) fn load(named: Option<&Path>, file: &Path) -> Loaded {
+    help_if_missing(config::load_with_warnings(file), named.is_none(), file, NAME_A_FILE)
 }
 
 /// Checks a file as the service of the unit would read it.
@@ -82,6 +92,10 @@ pub(crate) fn report(loaded: Loaded, strict: bool, out: &mut dyn Write, err: &mu
                 let _ = writeln!(err, "{}\n", printable_lines(&warning.to_string()));
             }
             let _ = writeln!(out, "ok: {}", summary(&config));
+            // Not a warning, which --strict makes an error: a small installation may do without.
+            if config.secret.is_none() && config.state_dir.is_none() {
+                let _ = writeln!(out, "note: {NOT_KEPT}");
+            }
             0
         }
         Err(errors) => {

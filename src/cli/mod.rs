@@ -38,13 +38,15 @@ mod stats;
 mod status;
 mod table;
 mod top;
+mod unused;
 mod workers;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::config::Loaded;
 use crate::spawn::{ShimCommand, SpawnerCommand};
 
 pub(crate) use broadcast::BroadcastCommand;
@@ -121,6 +123,8 @@ pub enum Command {
     ///
     /// `stickyd workers restart` replaces the workers that stickyd starts, one after the other: each successor starts
     /// beside the worker and must be healthy before the worker's sessions are ended.
+    ///
+    /// Ports of a range at which no process has ever listened are one line; with --wide each of them has a row.
     Workers(WorkersCommand),
     /// Show the stickyds that share a Redis with this one, and what differs among them
     ///
@@ -259,6 +263,12 @@ fn current_folder() -> std::io::Result<PathBuf> {
     let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
     let is_same = |named: &PathBuf| named.canonicalize().is_ok_and(|path| path == real);
     Ok(named.filter(is_same).unwrap_or(real))
+}
+
+/// Adds `help` to the error of the package's file if that file does not exist and was not named.
+fn help_if_missing(loaded: Loaded, is_default: bool, file: &Path, help: &str) -> Loaded {
+    let is_missing = is_default && matches!(file.try_exists(), Ok(false));
+    loaded.map_err(|errors| if is_missing { errors.with_help(Some(help.to_owned())) } else { errors })
 }
 
 /// Arguments of `stickyd completions`.

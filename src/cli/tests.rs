@@ -81,12 +81,33 @@ fn checking_a_missing_file_fails_and_names_it() {
 }
 
 #[test]
+fn checking_without_a_file_says_how_to_name_one() {
+    let missing = Path::new("/nonexistent/s.toml");
+    let said = |named| check::load(named, missing).unwrap_err().to_string();
+    let why = "error: cannot read /nonexistent/s.toml: No such file or directory (os error 2)";
+    assert_eq!(said(None), format!("{why}\n  = help: name a file: stickyd check stickyd.toml"));
+    assert_eq!(said(Some(missing)), why);
+}
+
+#[test]
 fn a_check_prints_the_summary() {
     let file = std::env::temp_dir().join(format!("stickyd-check-{}.toml", std::process::id()));
     std::fs::write(&file, "listener = [{ address = \"0.0.0.0:80\" }]\nupstream.a.workers = [\"127.0.0.1:1-9\"]")
         .unwrap();
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = report(load(file.to_str().unwrap()), false, &mut out, &mut err);
+    let check = |strict| {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = report(load(file.to_str().unwrap()), strict, &mut out, &mut err);
+        (code, String::from_utf8(out).unwrap(), err)
+    };
+    let (said, strict) = (check(false), check(true));
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("state_dir = {:?}\n{text}", std::env::temp_dir())).unwrap();
+    let kept = check(false);
     std::fs::remove_file(&file).unwrap();
-    assert_eq!((code, out, err), (0, b"ok: 1 listener, 1 upstream, 9 workers\n".to_vec(), Vec::new()));
+    let summary = "ok: 1 listener, 1 upstream, 9 workers\n";
+    let note = "note: no secret and no state_dir: cookies are signed with a secret in memory and become invalid at a \
+                restart\n";
+    assert_eq!(said, (0, format!("{summary}{note}"), Vec::new()));
+    assert_eq!(strict, said, "--strict accepts it");
+    assert_eq!(kept.1, summary);
 }

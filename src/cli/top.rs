@@ -86,7 +86,7 @@ impl TopCommand {
 
     fn text(&self, look: &TopSnapshot) -> String {
         let width = self.tables.width();
-        let WorkersText { table, notes } = texts(&look.workers, None, width);
+        let WorkersText { table, notes } = texts(&look.workers, None, width, self.tables.wide);
         let notes = if notes.is_empty() { String::new() } else { format!("\n{}\n", notes.join("\n")) };
         let live = format!("{} live sockets, {} matching; the busiest of them:", look.live, look.matching);
         let sockets = look.sockets.iter().map(|one| &one.view);

@@ -7,6 +7,7 @@ use super::fleet_wide::{self, FleetArgs};
 use super::remote::{NO_BODY, RemoteArgs};
 use super::spawned::RestartCommand;
 use super::table::{Column, TableArgs, bytes, cell, span, table};
+use super::unused::{FoldedWorkers, fold};
 use crate::admin::api::{NameView, SpawnAnswer, WorkerView, WorkersAnswer, paths};
 use crate::printable::printable;
 
@@ -51,7 +52,7 @@ impl WorkersCommand {
         let only = self.upstream.as_deref();
         if self.everywhere.fleet {
             let said = self.asking.remote.find();
-            let said = said.and_then(|admin| fleet_wide::workers::list(&admin, only, self.tables.width()));
+            let said = said.and_then(|admin| fleet_wide::workers::list(&admin, only, self.tables));
             return self.asking.finish_fleet(said);
         }
         self.asking.show(paths::WORKERS, |said| {
@@ -59,14 +60,14 @@ impl WorkersCommand {
             let admin = self.asking.remote.find();
             let spawned = admin.and_then(|admin| admin.done::<SpawnAnswer>(Method::GET, paths::SPAWN, NO_BODY));
             let starts = spawned.map_or(String::new(), |spawned| starts(&spawned, only));
-            workers(said, only, self.tables.width()) + &starts
+            workers(said, only, self.tables.width(), self.tables.wide) + &starts
         })
     }
 }
 
 /// Formats workers as a table, with the reasons for states that are not the usual ones below.
-fn workers(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>) -> String {
-    let WorkersText { table, notes } = texts(said, only, width);
+fn workers(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>, all: bool) -> String {
+    let WorkersText { table, notes } = texts(said, only, width, all);
     if notes.is_empty() { table } else { format!("{table}\n{}\n", notes.join("\n")) }
 }
 
@@ -76,8 +77,8 @@ pub(crate) struct WorkersText {
     pub(crate) notes: Vec<String>,
 }
 
-/// Formats the workers of one upstream or of all.
-pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>) -> WorkersText {
+/// Formats the workers of one upstream or of all; without `with_unused`, the unused ports of ranges have no rows.
+pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>, with_unused: bool) -> WorkersText {
     const HEAD: [Column; 10] = [
         Column::text("UPSTREAM", 4),
         Column::text("WORKER", 0),
@@ -92,6 +93,10 @@ pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>
     ];
     let wanted = |upstream: &str| only.is_none_or(|only| upstream == only);
     let all: Vec<&WorkerView> = said.workers.iter().filter(|one| wanted(&one.upstream)).collect();
+    let FoldedWorkers { shown: all, lines } = match with_unused {
+        true => FoldedWorkers { shown: all, lines: Vec::new() },
+        false => fold(&all),
+    };
     let mut rows: Vec<_> = all.iter().map(|one| row(one)).collect();
     let mut head = HEAD.to_vec();
     // Only Node.js workers that are linked to the bus tell these.
@@ -101,7 +106,7 @@ pub(crate) fn texts(said: &WorkersAnswer, only: Option<&str>, width: Option<u16>
     }
     let table = table(&head, &rows, width);
     let names = said.names.iter().filter(|name| wanted(&name.upstream) && name.state != "resolved");
-    let notes = all.iter().flat_map(|one| reasons(one)).chain(names.map(unresolved));
+    let notes = lines.into_iter().chain(all.iter().flat_map(|one| reasons(one))).chain(names.map(unresolved));
     WorkersText { table, notes: notes.map(|note| printable(&note).into_owned()).collect() }
 }
 
@@ -172,11 +177,12 @@ pub(crate) fn reasons(worker: &WorkerView) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::admin::api::{BusFactsView, ProcessView, ReasonsView};
 
-    fn worker(name: &str, health: &str, why: &str) -> WorkerView {
+    /// A worker of the upstream app, for other tests as well.
+    pub(in crate::cli) fn worker(name: &str, health: &str, why: &str) -> WorkerView {
         let process = ProcessView {
             command: "node".to_owned(),
             cpu_percent: Some(1.5),
@@ -226,7 +232,7 @@ mod tests {
         };
         let workers_of_app = vec![worker("w1", "up", "-"), worker("w2", "starting", "3 checks in a row did not pass")];
         let said = WorkersAnswer { names: vec![name], workers: workers_of_app };
-        insta::assert_snapshot!(workers(&said, None, None), @r"
+        insta::assert_snapshot!(workers(&said, None, None, false), @r"
         UPSTREAM  WORKER  STATE            SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY
         app       w1      up, ready              12        3          0         1  4242  1.5%   80 MB
         app       w2      starting, ready        12        3          0         1  4242  1.5%   80 MB
@@ -234,7 +240,7 @@ mod tests {
         app/w2 is starting: 3 checks in a row did not pass
         app: the DNS name x.test is unresolved: no such name
         ");
-        assert_eq!(workers(&said, Some("other"), None).lines().count(), 1);
+        assert_eq!(workers(&said, Some("other"), None, false).lines().count(), 1);
     }
 
     #[test]
@@ -252,7 +258,7 @@ mod tests {
         };
         let workers_of_app = vec![WorkerView { bus: Some(facts), ..worker("w1", "up", "-") }, worker("w2", "up", "-")];
         let said = WorkersAnswer { names: Vec::new(), workers: workers_of_app };
-        insta::assert_snapshot!(workers(&said, None, None), @r"
+        insta::assert_snapshot!(workers(&said, None, None, false), @r"
         UPSTREAM  WORKER  STATE      SESSIONS  TUNNELS  IN FLIGHT  RESTARTS   PID   CPU  MEMORY     LAG   HEAP  SOCKET.IO
         app       w1      up, ready        12        3          0         1  4242  1.5%   80 MB  1.2 ms  25 MB  4.8.4
         app       w2      up, ready        12        3          0         1  4242  1.5%   80 MB       -      -  -
@@ -265,12 +271,37 @@ mod tests {
         one.shares_address = true;
         one.process = one.process.map(|process| ProcessView { shared: true, ..process });
         let said = WorkersAnswer { names: Vec::new(), workers: vec![one] };
-        insta::assert_snapshot!(workers(&said, None, Some(80)), @r"
+        insta::assert_snapshot!(workers(&said, None, Some(80), false), @r"
         UPSTREAM  WORKER  STATE      SESSIONS  TUNNELS  RESTARTS     CPU  MEMORY
         app       w1      up, ready        12        3         1  shared  shared
         (2 columns do not fit: --wide)
 
         app/w1 refuses sessions of its own: several processes share its address; give each its own port
         ");
+    }
+
+    #[test]
+    fn unused_ports_of_a_range_are_one_line() {
+        let at = |address: &str, name: &str, health: &str| WorkerView {
+            address: address.to_owned(),
+            process: None,
+            ..worker(name, health, if health == "gone" { "no process has listened there" } else { "-" })
+        };
+        let range = (3001..=3032).map(|port| {
+            let address = format!("127.0.0.1:{port}");
+            at(&address, &address, if port == 3001 || port == 3004 { "up" } else { "gone" })
+        });
+        let single = ["127.0.0.1:4001", "127.0.0.1:4002"].map(|address| at(address, &format!("w{address}"), "gone"));
+        let drained = WorkerView { admin: "drain".to_owned(), ..at("127.0.0.1:3033", "127.0.0.1:3033", "gone") };
+        let all = range.chain(single).chain([drained]).collect();
+        let said = WorkersAnswer { names: Vec::new(), workers: all };
+        let text = workers(&said, None, None, false);
+        let line = "\n\napp: 30 unused ports (127.0.0.1:3002-3003, 127.0.0.1:3005-3032)\n";
+        assert!(text.contains(line), "{text}");
+        // The head; two processes, two workers with names of their own, and the drained port.
+        assert_eq!(text.split("\n\n").next().map(|table| table.lines().count()), Some(6), "{text}");
+        assert_eq!(text.matches("is gone: no process has listened there").count(), 3, "{text}");
+        let wide = workers(&said, None, None, true);
+        assert!(!wide.contains("unused") && wide.matches("gone, ").count() == 33, "{wide}");
     }
 }

@@ -44,6 +44,14 @@ pub struct AdminGroup {
     pub id: u32,
 }
 
+impl AdminGroup {
+    /// Returns what helps if stickyd may not give its socket to the group.
+    pub(crate) fn help(&self) -> String {
+        let name = &self.name;
+        format!("stickyd must run as root or be a member of {name} (systemd: SupplementaryGroups={name})")
+    }
+}
+
 impl AdminListener {
     /// Returns the setting of no admin listener at all.
     pub(crate) fn none() -> Self {

@@ -18,7 +18,7 @@ use rustls::{InconsistentKeys, SignatureAlgorithm};
 use super::check::Context;
 use super::error::Span;
 use super::file::ConfigText;
-use super::{Secret, tls};
+use super::{Secret, tls, variables};
 use crate::x509;
 
 /// Maximum size of a configuration, chain, key or secret, in bytes: a path that names a device must not fill the
@@ -49,6 +49,9 @@ pub(crate) fn token(path: &Path) -> Result<Secret, String> {
 pub(crate) fn secret(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = named(context, path)?;
     let trimmed = without_mark(&bytes).trim_ascii();
+    if str::from_utf8(trimmed).is_ok_and(variables::is_reference) {
+        return unusable(context, path, variables::IN_FILE, variables::WRITE_VALUE);
+    }
     if trimmed.len() < MIN_SECRET {
         let message = format!("{} has {} bytes; a secret needs at least {MIN_SECRET}", path.value, trimmed.len());
         context.report.error_help(&path.span, message, "make one with: openssl rand -hex 32");
@@ -67,6 +70,9 @@ pub(crate) fn secret_text(context: &Context<'_>, path: &ConfigText, least: usize
         return unusable(context, path, "it is not UTF-8 text", "write the secret alone, on one line");
     };
     let text = text.trim();
+    if variables::is_reference(text) {
+        return unusable(context, path, variables::IN_FILE, variables::WRITE_VALUE);
+    }
     if text.chars().count() < least || text.contains(['\n', '\r', '\0']) {
         return unusable(context, path, "it is empty or has several lines", "write the secret alone, on one line");
     }

@@ -12,7 +12,7 @@ use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
 use super::upstream::ReadUpstream;
-use super::{Address, Secret, files, tls, values};
+use super::{Address, Secret, files, tls, values, variables};
 use address::parse;
 pub(crate) use address::{RedisAddress, RedisPlace};
 
@@ -84,7 +84,7 @@ pub(crate) fn read(
         context.report.error_help(&at, "[fleet] needs `redis`", "write redis = \"redis://redis.internal:6379\"");
     }
     let mut redis = redis.map(|item| addresses(context, item)).unwrap_or_default();
-    let username = section.text("username", "a name");
+    let username = section.text("username", "a name").filter(|name| !is_variable(context, name));
     let password = section.text("password_file", "a path").and_then(|path| password(context, &path));
     for address in &mut redis {
         address.username = address.username.take().or_else(|| username.as_ref().map(|name| name.value.clone()));
@@ -143,6 +143,10 @@ fn addresses(context: &Context<'_>, item: ConfigItem<'_>) -> Vec<RedisAddress> {
 
 /// Reads the address of one Redis.
 pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisAddress> {
+    const HELP: &str = "write the address itself, and password_file = \"redis.password\": a file with the password";
+    if variables::refuse_in_address(context, &text.span, &text.value, HELP) {
+        return None;
+    }
     match parse(&text.value) {
         Ok(address) => Some(address),
         Err(why) => {
@@ -154,10 +158,18 @@ pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisA
     }
 }
 
+/// Whether a user's name is that of an environment variable, which is then reported.
+pub(crate) fn is_variable(context: &Context<'_>, name: &ConfigText) -> bool {
+    variables::refuse(context, "`username`", name, "write the name itself")
+}
+
 /// Reads the file of a password.
 pub(crate) fn password(context: &Context<'_>, path: &ConfigText) -> Option<Secret> {
     let bytes = files::named(context, path)?;
     let trimmed = bytes.trim_ascii();
+    if str::from_utf8(trimmed).is_ok_and(variables::is_reference) {
+        return files::unusable(context, path, variables::IN_FILE, variables::WRITE_VALUE);
+    }
     if trimmed.is_empty() || std::str::from_utf8(trimmed).is_err() {
         context.report.error(&path.span, format!("{} holds no password in UTF-8", path.value));
         return None;

@@ -12,10 +12,10 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigItem, ConfigText, Section};
-use super::files;
 use super::guards::{REFUSE, Refuse};
 use super::outbound::{self, OutboundTarget};
 use super::values::{duration, word};
+use super::{files, variables};
 use crate::jwt::{KeySet, TokenTerms};
 
 /// What a route asks of tokens. A reload applies it to requests that begin after it.
@@ -238,6 +238,9 @@ fn keys(
 }
 
 fn inline_secret(context: &Context<'_>, text: &ConfigText) -> Option<Vec<u8>> {
+    if variables::refuse(context, "`secret`", text, "write secret_file = \"jwt.key\": a file with the secret") {
+        return None;
+    }
     if text.value.len() < files::MIN_SECRET {
         let message = format!("`secret` has {} bytes; it needs at least {}", text.value.len(), files::MIN_SECRET);
         context.report.error_help(&text.span, message, "make one with: openssl rand -hex 32");

@@ -44,6 +44,7 @@ mod tls;
 mod tunnels;
 mod upstream;
 mod values;
+mod variables;
 mod worker;
 mod worker_tls;
 mod workers;

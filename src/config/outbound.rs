@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use super::check::Context;
 use super::error::Span;
 use super::file::{ConfigText, Section};
-use super::{files, tls, worker_tls};
+use super::{files, tls, variables, worker_tls};
 
 /// Certificates of the authorities that are trusted for a target.
 pub(crate) type Authorities = Arc<Vec<CertificateDer<'static>>>;
@@ -87,6 +87,9 @@ pub(crate) fn systems(context: &Context<'_>, at: &Span) -> Option<Authorities> {
 
 /// Checks an address. Messages do not repeat it, because it may be a secret.
 pub(crate) fn url(context: &Context<'_>, at: &Span, text: &str) -> Option<Uri> {
+    if variables::refuse_in_address(context, at, text, "write the address itself, here or in its file") {
+        return None;
+    }
     const HELP: &str = "write an address such as \"https://ops.example.com/hook\"";
     let wrong = |message: String| {
         context.report.error_help(at, message, HELP);

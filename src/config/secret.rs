@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::check::Context;
 use super::file::Section;
-use super::files;
+use super::{files, variables};
 
 /// Secret bytes (16 or more), never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,7 +27,9 @@ pub(crate) fn read(context: &Context<'_>, root: &mut Section<'_>, file: &Path) -
         context.report.error_help(&at, "`secret` and `secret_file` cannot be used together", "remove one of the two");
     }
     if let Some(text) = &inline {
-        if text.value.len() < files::MIN_SECRET {
+        let help = "write secret_file = \"secret\": a file with the secret";
+        let is_reference = variables::refuse(context, "`secret`", text, help);
+        if !is_reference && text.value.len() < files::MIN_SECRET {
             let message = format!("`secret` has {} bytes; it needs at least {}", text.value.len(), files::MIN_SECRET);
             context.report.error_help(&text.span, message, "make one with: openssl rand -hex 32");
         }

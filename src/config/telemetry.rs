@@ -12,7 +12,7 @@ use hyper::{Uri, header};
 use super::check::Context;
 use super::file::{ConfigText, Section};
 use super::notify::machine;
-use super::{OutboundTarget, files, outbound, values};
+use super::{OutboundTarget, files, outbound, values, variables};
 
 /// Whether this build can send traces.
 const CAN_TRACE: bool = cfg!(feature = "otel");
@@ -107,6 +107,10 @@ fn headers_of(context: &Context<'_>, file: &ConfigText) -> Option<Vec<(HeaderNam
     let mut all = Vec::new();
     let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate();
     for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(b"#")) {
+        if variables::has_reference(&String::from_utf8_lossy(line)) {
+            let reason = format!("line {}: {}", number + 1, variables::IN_FILE);
+            return files::unusable(context, file, &reason, variables::WRITE_VALUE);
+        }
         match header_of(line) {
             Some((name, _)) if OWN_HEADERS.contains(&name) => {
                 return files::unusable(context, file, &format!("line {} names {name}", number + 1), HELP);
@@ -166,6 +170,19 @@ mod tests {
             check_service(&context, &ConfigText { value: text.clone(), span: 0..text.len() });
             assert_eq!(report.finish().is_ok(), is_fine, "{}", text.len());
         }
+    }
+
+    #[test]
+    fn a_header_that_names_an_environment_variable_is_refused() {
+        let file = std::env::temp_dir().join(format!("stickyd-headers-{:016x}", crate::random::u64()));
+        std::fs::write(&file, "X-Tenant: a\nAuthorization: Bearer ${TOKEN}\n").unwrap();
+        let report = Report::new("s.toml".to_owned(), "headers");
+        let (resolve, noted) = (|_: &str| Ok(Vec::new()), Noted::default());
+        let context = Context::new(&report, PathBuf::from("/nonexistent"), &resolve, &noted);
+        let read = headers_of(&context, &ConfigText { value: file.display().to_string(), span: 0..7 });
+        std::fs::remove_file(&file).unwrap();
+        let said = report.finish().unwrap_err().to_string();
+        assert!(read.is_none() && said.contains("line 2: it has the name of an environment variable"), "{said}");
     }
 
     #[test]

@@ -129,16 +129,36 @@ pub(crate) fn word<T: Copy>(
         return Some(*meaning);
     }
     let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-    report.error_help(&text.span, format!("unknown {what} `{}`", text.value), suggest(&text.value, &known));
+    report.error_help(&text.span, format!("unknown {what} `{}`", text.value), suggest_listed(&text.value, &known));
     None
 }
 
-/// Hint for a word that is not in the list: the nearest known word, or all of them.
+/// Maximum number of words that a hint lists.
+const WORDS: usize = 10;
+
+/// Hint for a word that is not among those of the reference: the nearest known word, or all of them, or where they are.
+pub(crate) fn suggest_listed(wrong: &str, known: &[&str]) -> String {
+    suggest_from(wrong, known, "`stickyd reference keys` lists all")
+}
+
+/// Hint for a name that is not among those that the file defines: the nearest one, or all of them, or their number.
 pub(crate) fn suggest(wrong: &str, known: &[&str]) -> String {
+    suggest_from(wrong, known, &format!("there are {}", known.len()))
+}
+
+fn suggest_from(wrong: &str, known: &[&str], all: &str) -> String {
+    let quoted = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     match nearest(wrong, known) {
         Some(right) => format!("did you mean `{right}`?"),
         None if known.is_empty() => "none is defined".to_owned(),
-        None => format!("use one of {}", known.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
+        None if known.len() <= WORDS => format!("use one of {}", quoted(known)),
+        None => {
+            let mut nearest = known.to_vec();
+            // Of equally distant words the first ones stay first.
+            nearest.sort_by_key(|word| distance(wrong, word));
+            let [first, second, third, ..] = nearest.as_slice() else { return all.to_owned() };
+            format!("use for example `{first}`, `{second}` or `{third}`; {all}")
+        }
     }
 }
 
@@ -222,5 +242,17 @@ mod tests {
         assert_eq!(suggest("Same-Site", &["same_site"]), "did you mean `same_site`?");
         assert_eq!(suggest("balance", &["workers", "health"]), "use one of `workers`, `health`");
         assert_eq!(suggest("x", &[]), "none is defined");
+    }
+
+    #[test]
+    fn of_many_words_three_are_named() {
+        let many = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"];
+        let said = "use for example `seven`, `eleven` or `five`; ";
+        assert_eq!(suggest_listed("severin", &many), format!("{said}`stickyd reference keys` lists all"));
+        assert_eq!(suggest("severin", &many), format!("{said}there are 11"));
+        assert_eq!(suggest("sevn", &many), "did you mean `seven`?");
+        assert!(suggest_listed("severin", &many[..10]).starts_with("use one of `one`, "));
+        let long = "z".repeat(10_000);
+        assert!(suggest(&long, &many).contains("there are 11"));
     }
 }

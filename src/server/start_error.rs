@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::admin::NotGivenError;
 use crate::config::AdminAddress;
 use crate::listener::{ListenerSetError, address_help};
 
@@ -28,6 +29,11 @@ pub enum StartError {
 impl StartError {
     /// Returns what helps, if the reason is a common one.
     pub fn help(&self) -> Option<String> {
+        if let Self::Admin(_, error) = self
+            && let Some(refused) = NotGivenError::of(error).filter(|_| error.kind() == io::ErrorKind::PermissionDenied)
+        {
+            return Some(refused.group.help());
+        }
         let user = rustix::process::geteuid().as_raw();
         match self {
             Self::Listen(error) => error.help(),
@@ -46,6 +52,7 @@ impl StartError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::AdminGroup;
 
     #[test]
     fn common_errors_have_a_help_line() {
@@ -57,5 +64,16 @@ mod tests {
         assert!(StartError::Admin(AdminAddress::Unix("/a".into()), used()).help().unwrap().contains("another stickyd"));
         assert!(StartError::Admin(tcp, used()).help().unwrap().contains("ss -ltnp"));
         assert_eq!(StartError::Random.help(), None);
+    }
+
+    #[test]
+    fn a_group_that_stickyd_is_not_in_is_named() {
+        let group = AdminGroup { name: "adm".to_owned(), id: 4 };
+        let refused = NotGivenError { group, reason: io::ErrorKind::PermissionDenied.into() };
+        let error = io::Error::new(io::ErrorKind::PermissionDenied, refused);
+        let error = StartError::Admin(AdminAddress::Unix("/a".into()), error);
+        assert!(error.to_string().contains("unix:/a: cannot give it to the group adm ([admin] group): "), "{error}");
+        let help = "stickyd must run as root or be a member of adm (systemd: SupplementaryGroups=adm)";
+        assert_eq!(error.help().as_deref(), Some(help));
     }
 }

@@ -117,6 +117,29 @@ fn every_write_is_an_event_with_its_sender() {
 }
 
 #[test]
+fn a_group_that_stickyd_is_not_in_is_named_at_the_start() {
+    let directory = TempDirectory::new("admin-no-group");
+    // Only root can start it as another user, and may itself give files to any group.
+    if std::fs::metadata(directory.root()).unwrap().uid() != 0 {
+        return;
+    }
+    std::fs::set_permissions(directory.root(), PermissionsExt::from_mode(0o777)).unwrap();
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.app]\nworkers = [\"127.0.0.1:9\"]\n[admin]\n\
+                address = \"unix:a.sock\"\ngroup = \"adm\"\n";
+    directory.write_mode("stickyd.toml", text, 0o644);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_stickyd"), "run"]);
+    let output = command.arg(directory.path("stickyd.toml")).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot give it to the group adm ([admin] group)"), "{said}");
+    assert!(
+        said.contains("stickyd must run as root or be a member of adm (systemd: SupplementaryGroups=adm)"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_group_of_the_socket_may_use_it() {
     let (worker, directory) = (RawWorker::named("a"), TempDirectory::new("admin-group"));
     // Every user may give files to its own group.

@@ -84,8 +84,10 @@ fn without_a_state_directory_there_is_no_bus() {
     let folder = std::env::temp_dir();
     let file = folder.join(format!("stickyd-no-bus-{}.toml", std::process::id()));
     let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream.app]\nworkers = [\"127.0.0.1:1\"]\n";
+    let missing = folder.join("stickyd-no-such-folder");
     for (text, error) in [
         (text.to_owned(), "the bus needs `state_dir`"),
+        (format!("state_dir = {missing:?}\n{text}"), "help: start stickyd first, which makes this folder"),
         (format!("state_dir = {folder:?}\n{text}bus = false\n"), "upstream app has bus = false"),
         (format!("{text}bus = \"sometimes\"\n"), "unknown value of `bus` `sometimes`"),
     ] {
@@ -94,6 +96,7 @@ fn without_a_state_directory_there_is_no_bus() {
             Command::new(env!("CARGO_BIN_EXE_stickyd")).args(["bus", "env", "-c"]).arg(&file).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(error), "{said}");
+        assert!(said.starts_with("error: ") && !said.contains("error: error: "), "{said}");
     }
     std::fs::remove_file(&file).unwrap();
 }

@@ -135,6 +135,25 @@ fn what_the_unit_hides_is_an_error() {
 }
 
 #[test]
+fn an_admin_group_that_the_unit_does_not_have_is_an_error() {
+    let Some(folder) = folder(USER) else { return };
+    let socket = folder.path("admin.sock");
+    let admin = format!("[admin]\naddress = \"unix:{}\"\ngroup = \"{GROUP}\"\n", socket.display());
+    let app = "[[listener]]\naddress = \"0.0.0.0:80\"\n[upstream.app]\nworkers = [\"127.0.0.1:9\"]\n";
+    folder.write_mode("stickyd.toml", format!("{app}{admin}"), 0o644);
+    let (code, text) = check(&folder);
+    let why = format!("stickyd.service cannot start: it may not give the admin socket to the group {GROUP}\n");
+    assert!(code == 1 && text.contains(&why), "{text}");
+    let help = format!("be a member of {GROUP} (systemd: SupplementaryGroups={GROUP})\n");
+    assert!(text.contains(&help), "{text}");
+    for more in [format!("{USER}\nSupplementaryGroups={GROUP}"), format!("{USER}\nAmbientCapabilities=CAP_CHOWN")] {
+        folder.write("stickyd.service", format!("[Service]\n{more}\n"));
+        let (code, text) = check(&folder);
+        assert_eq!(code, 0, "{more}: {text}");
+    }
+}
+
+#[test]
 fn what_cannot_be_found_is_named() {
     let Some(folder) = folder(&format!("{USER}\nSupplementaryGroups=no-such-group")) else { return };
     let (code, text) = check(&folder);

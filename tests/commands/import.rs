@@ -71,6 +71,7 @@ console.log('printed by the file');
         "env_test is not used",
         "deploy has no meaning",
         "SIGINT",
+        "port, write `port = 5001` in spawn.",
     ] {
         assert!(text.lines().any(|line| line.starts_with('#') && line.contains(part)), "{part}\n{text}");
     }

@@ -8,6 +8,7 @@ use crate::support::admin::worker;
 use crate::support::engines::{begin_session, config_of_named, many_sessions, sessions_at};
 use crate::support::proxy::Binary;
 use crate::support::raw::Raw;
+use crate::support::wait::wait_for;
 
 fn stickyd(binary: &Binary, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stickyd"));
@@ -70,6 +71,25 @@ fn status_workers_pins_and_explain_are_shown() {
 
     let stats = says(&binary, "stats");
     assert!(stats.starts_with("UPSTREAM  WORKER  REQUESTS") && stats.contains("\nhandshakes "), "{stats}");
+}
+
+#[test]
+fn unused_ports_of_a_range_are_one_line_of_workers() {
+    let worker = many_sessions("one");
+    let workers =
+        format!("\"{}\", \"127.0.0.1:1-8\", {{ address = \"127.0.0.1:9\", name = \"spare\" }}", worker.address);
+    let binary = Binary::with(&format!("state_dir = \".\"\n[upstream.app]\nworkers = [{workers}]\n"));
+    let line = "\napp: 8 unused ports (127.0.0.1:1-8)\n";
+    wait_for("the empty ports are known", || says(&binary, "workers").contains(line));
+    let said = wait_for("the single worker, too", || {
+        let said = says(&binary, "workers");
+        if said.contains("app/spare is gone: ") { Ok(said) } else { Err(said) }
+    });
+    assert_eq!(said.split("\n\n").next().map(|table| table.lines().count()), Some(3), "{said}");
+    assert!(says(&binary, "top --once").contains(line));
+    let wide = says(&binary, "workers --wide");
+    assert!(wide.contains("app/127.0.0.1:8 is gone: ") && !wide.contains("unused"), "{wide}");
+    assert_eq!(json(&says(&binary, "workers --json"))["workers"].as_array().unwrap().len(), 10);
 }
 
 #[test]

@@ -16,14 +16,14 @@ fn an_unknown_key_near_a_known_one_suggests_it() {
 }
 
 #[test]
-fn any_other_unknown_key_lists_the_known_ones() {
+fn any_other_unknown_key_has_three_known_ones_and_where_all_are() {
     assert_snapshot!(errors("[limits]\nmemory = 3"), @"
     error: unknown key `memory` in `limits`
      --> s.toml:6:1
       |
     6 | memory = 3
       | ^^^^^^
-      = help: use one of `pins`, `sockets`, `pins_per_address`, `discoveries_per_address`, `discoveries`, `replay_bytes`, `handshakes`, `http2_streams`, `handshake_timeout`, `connections`, `connections_per_address`, `tunnels_per_address`, `requests_per_connection`, `reserved_descriptors`, `min_rate`, `min_rate_grace`, `head_bytes`, `head_fields`, `target_bytes`, `head_timeout`, `idle_timeout`
+      = help: use for example `pins`, `min_rate` or `sockets`; `stickyd reference keys` lists all
     ");
 }
 

@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::current_folder;
+use super::table::counted;
 use crate::printable::printable_lines;
 
 /// The program that runs inside Node.
@@ -63,7 +64,7 @@ impl ImportCommand {
             Ok((text, notes)) => {
                 // The configuration itself usually goes into a file.
                 if notes > 0 && !std::io::stdout().is_terminal() {
-                    eprintln!("note: comments in the configuration explain {notes} settings of PM2");
+                    eprintln!("note: comments in the configuration explain {}", noted(notes));
                 }
                 u8::from(std::io::stdout().write_all(text.as_bytes()).is_err())
             }
@@ -98,6 +99,11 @@ impl Pm2Command {
     }
 }
 
+/// The number of settings that comments explain.
+fn noted(notes: usize) -> String {
+    format!("{} of PM2", counted(notes as u64, "setting"))
+}
+
 /// Lets Node load the file, and returns the file's value.
 fn read_by_node(file: &Path, folder: &Path) -> Result<Value, String> {
     let mark = format!("stickyd-{:016x}:", crate::random::u64());
@@ -117,4 +123,14 @@ fn read_by_node(file: &Path, folder: &Path) -> Result<Value, String> {
         return Err(format!("node cannot load the file ({}):\n  {}", output.status, lines.join("\n  ")));
     };
     serde_json::from_str(json).map_err(|error| format!("the value of the file is not valid JSON: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::noted;
+
+    #[test]
+    fn one_setting_is_singular() {
+        assert_eq!([1, 2].map(noted), ["1 setting of PM2", "2 settings of PM2"]);
+    }
 }

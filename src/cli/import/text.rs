@@ -18,7 +18,8 @@ pub(super) fn configuration(file: &str, imported: &ImportedFile) -> String {
     comment(&mut out, &format!("From PM2's {file}, by `stickyd import pm2`."));
     comment(
         &mut out,
-        "A worker is told to end by SIGTERM, where PM2 sends SIGINT; the application must listen on PORT.",
+        "A worker is told to end by SIGTERM, where PM2 sends SIGINT; the application must listen on PORT; for a fixed \
+         port, write `port = 5001` in spawn.",
     );
     imported.notes.iter().for_each(|note| comment(&mut out, note));
     out.push_str("\nstate_dir = \"/var/lib/stickyd\"\n");

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::printed;
-use crate::config::{self, Loaded, StandIn};
+use crate::config::{self, AdminAddress, AdminListener, Loaded, StandIn};
 use crate::systemd::service_unit::{ServiceUnit, UnitCredential, check_confined};
 
 /// A user for a dynamic user that has no number yet: the first of those that systemd gives (systemd.exec(5)). No file
@@ -125,10 +125,24 @@ impl ServiceReader {
                 hidden.push(format!("{unit} cannot see {path} ({})\n  = help: {help}", found.setting));
             }
         }
-        if let (true, Ok((config, _))) = (self.unit.is_hardened(), &loaded) {
-            hidden.extend(check_confined(config).err());
+        if let Ok((config, _)) = &loaded {
+            hidden.extend(self.refused_group(&config.admin));
+            hidden.extend(if self.unit.is_hardened() { check_confined(config).err() } else { None });
         }
         Ok(ServiceView { loaded, hidden })
+    }
+
+    /// Why the service could not give its admin socket to the group of `[admin]`, if it could not: without root, a
+    /// process may do that for its own groups only.
+    fn refused_group(&self, admin: &AdminListener) -> Option<String> {
+        let group = admin.group.as_ref()?;
+        let has_socket = admin.addresses().any(|address| matches!(address, AdminAddress::Unix(_)));
+        let is_member = self.group == group.id || self.groups.iter().any(|own| own.id == group.id);
+        let may_give = self.user.id == 0 || self.unit.words("AmbientCapabilities").contains(&"CAP_CHOWN");
+        (has_socket && !is_member && !may_give).then(|| {
+            let (unit, name, help) = (&self.unit.name, &group.name, group.help());
+            format!("{unit} cannot start: it may not give the admin socket to the group {name}\n  = help: {help}")
+        })
     }
 
     fn become_user(&self) -> rustix::io::Result<()> {

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::super::unused::is_unused;
 use super::link::{BusySocket, TopOrder, TopSnapshot, messages};
 use crate::admin::api::WorkerView;
 
@@ -326,11 +327,6 @@ pub(super) fn attention(one: &WorkerView) -> u8 {
         ("up", _) => 3,
         _ => 2,
     }
-}
-
-/// Whether no process has ever listened at the address: a spare port of a range.
-pub(super) fn is_unused(one: &WorkerView) -> bool {
-    one.health == "unused" || (one.health == "gone" && one.why.health == "no process has listened there")
 }
 
 fn worker_text(one: &WorkerView) -> String {

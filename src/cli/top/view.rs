@@ -3,9 +3,10 @@
 
 use super::super::sockets;
 use super::super::table::{bytes, cell, counted, span};
+use super::super::unused::is_unused;
 use super::grid::{GridColumn, cut, lay_out};
 use super::link::{BusySocket, messages};
-use super::model::{Model, Pane, SOCKET_SORTS, TopMode, WORKER_SORTS, attention, idle, is_unused, name};
+use super::model::{Model, Pane, SOCKET_SORTS, TopMode, WORKER_SORTS, attention, idle, name};
 use crate::admin::api::WorkerView;
 use crate::printable::{printable, printable_lines};
 

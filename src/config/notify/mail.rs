@@ -7,7 +7,7 @@ use lettre::message::Mailbox;
 use crate::config::check::Context;
 use crate::config::file::{ConfigItem, ConfigText, Section};
 use crate::config::values::word;
-use crate::config::{Authorities, Secret, files, outbound, tls};
+use crate::config::{Authorities, Secret, files, outbound, tls, variables};
 
 /// A server that takes mail for delivery.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +82,7 @@ pub(super) fn mail(context: &Context<'_>, mut section: Section<'_>) -> Option<Ma
 fn login(context: &Context<'_>, user: Option<ConfigText>, path: Option<ConfigText>) -> Option<(String, Secret)> {
     match (user, path) {
         (None, None) => None,
+        (Some(user), Some(_)) if variables::refuse(context, "`user`", &user, "write the name itself") => None,
         (Some(user), Some(path)) => {
             let password = files::secret_text(context, &path, 1)?;
             Some((user.value, Secret(password.into_bytes())))
