@@ -140,7 +140,7 @@ impl Sessions {
             return Resolved::Unpinned(key);
         };
         let Used { worker, late, ttl_s, slot, has_tunnel, is_fresh } = used;
-        let hold = SessionHold::new(self, key, open, ttl_s, is_fresh, now);
+        let hold = SessionHold::new(self, key, (open, now), ttl_s, is_fresh);
         let Some(worker) = worker else { return last_request(upstream, ask, late, hold) };
         if worker.gone() {
             drop(hold);

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::pin::Pin;
-use super::pins::{self, Inserted, Pins};
+use super::pins::{Inserted, PinHold, Pins};
 use crate::client::Client;
 use crate::clock::Seconds;
 use crate::clock::{self, Millis};
@@ -24,7 +24,7 @@ use crate::upstream::worker::{SessionSeat, Worker};
 pub struct SessionHold {
     sessions: Arc<Sessions>,
     key: Key,
-    open: pins::PinHold,
+    open: PinHold,
     tunnel: bool,
     shorten: Option<Duration>,
     /// Whether the session is not on the list of sockets yet.
@@ -38,16 +38,10 @@ pub struct SessionHold {
 }
 
 impl SessionHold {
-    pub(crate) fn new(
-        sessions: &Arc<Sessions>,
-        key: Key,
-        open: pins::PinHold,
-        ttl_s: u32,
-        is_fresh: bool,
-        since: Instant,
-    ) -> Self {
-        let sessions = sessions.clone();
-        Self { sessions, key, open, tunnel: false, shorten: None, is_fresh, moved: None, ttl_s, since }
+    /// A hold that was `opened` at that time.
+    pub(super) fn new(sessions: &Arc<Sessions>, key: Key, opened: (PinHold, Instant), ttl_s: u32, fresh: bool) -> Self {
+        let (sessions, (open, since)) = (sessions.clone(), opened);
+        Self { sessions, key, open, tunnel: false, shorten: None, is_fresh: fresh, moved: None, ttl_s, since }
     }
 
     /// Key of the session whose pin is held.
@@ -233,7 +227,7 @@ impl Sessions {
     pub fn hold(self: &Arc<Self>, key: Key) -> Option<SessionHold> {
         let now = Instant::now();
         let (open, ttl_s) = self.pins.open(key, now, Pin::ttl_s)?;
-        Some(SessionHold::new(self, key, open, ttl_s, false, now))
+        Some(SessionHold::new(self, key, (open, now), ttl_s, false))
     }
 
     /// Ends a session at an operator's command, or because its worker is replaced; its pin stays, so that the end is

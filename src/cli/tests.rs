@@ -13,7 +13,7 @@ fn run(args: &[&str]) -> Result<RunCommand, String> {
     }
 }
 
-fn load(file: &str) -> crate::config::Loaded {
+fn load(file: &str) -> Loaded {
     crate::config::load_with_warnings(Path::new(file))
 }
 

@@ -223,7 +223,7 @@ impl<'a> Section<'a> {
     pub(crate) fn finish(self) {
         for key in self.entries.keys() {
             let (word, at) = (key.get_ref(), key.span());
-            let help = values::suggest_listed(word, &self.known);
+            let help = values::suggest_key(word, &self.known);
             self.report.error_help(&at, format!("unknown key `{word}` in {}", self.label), help);
         }
     }

@@ -129,29 +129,34 @@ pub(crate) fn word<T: Copy>(
         return Some(*meaning);
     }
     let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-    report.error_help(&text.span, format!("unknown {what} `{}`", text.value), suggest_listed(&text.value, &known));
+    report.error_help(&text.span, format!("unknown {what} `{}`", text.value), suggest_word(&text.value, &known));
     None
 }
 
-/// Maximum number of words that a hint lists.
-const WORDS: usize = 10;
+/// Maximum number of keys or names that a hint lists.
+const LISTED: usize = 10;
 
-/// Hint for a word that is not among those of the reference: the nearest known word, or all of them, or where they are.
-pub(crate) fn suggest_listed(wrong: &str, known: &[&str]) -> String {
-    suggest_from(wrong, known, "`stickyd reference keys` lists all")
+/// Hint for an unknown key: the nearest known one, or all of them, or where they are.
+pub(crate) fn suggest_key(wrong: &str, known: &[&str]) -> String {
+    suggest_from(wrong, known, LISTED, "`stickyd reference keys` lists all")
+}
+
+/// Hint for a value that is not among the known words: the nearest of them, or all.
+fn suggest_word(wrong: &str, known: &[&str]) -> String {
+    suggest_from(wrong, known, usize::MAX, "")
 }
 
 /// Hint for a name that is not among those that the file defines: the nearest one, or all of them, or their number.
 pub(crate) fn suggest(wrong: &str, known: &[&str]) -> String {
-    suggest_from(wrong, known, &format!("there are {}", known.len()))
+    suggest_from(wrong, known, LISTED, &format!("there are {}", known.len()))
 }
 
-fn suggest_from(wrong: &str, known: &[&str], all: &str) -> String {
+fn suggest_from(wrong: &str, known: &[&str], most: usize, all: &str) -> String {
     let quoted = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
     match nearest(wrong, known) {
         Some(right) => format!("did you mean `{right}`?"),
         None if known.is_empty() => "none is defined".to_owned(),
-        None if known.len() <= WORDS => format!("use one of {}", quoted(known)),
+        None if known.len() <= most => format!("use one of {}", quoted(known)),
         None => {
             let mut nearest = known.to_vec();
             // Of equally distant words the first ones stay first.
@@ -248,10 +253,11 @@ mod tests {
     fn of_many_words_three_are_named() {
         let many = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"];
         let said = "use for example `seven`, `eleven` or `five`; ";
-        assert_eq!(suggest_listed("severin", &many), format!("{said}`stickyd reference keys` lists all"));
+        assert_eq!(suggest_key("severin", &many), format!("{said}`stickyd reference keys` lists all"));
         assert_eq!(suggest("severin", &many), format!("{said}there are 11"));
+        assert!(suggest_word("severin", &many).ends_with("`ten`, `eleven`"));
         assert_eq!(suggest("sevn", &many), "did you mean `seven`?");
-        assert!(suggest_listed("severin", &many[..10]).starts_with("use one of `one`, "));
+        assert!(suggest_key("severin", &many[..10]).starts_with("use one of `one`, "));
         let long = "z".repeat(10_000);
         assert!(suggest(&long, &many).contains("there are 11"));
     }

@@ -1,10 +1,11 @@
 //! The files in `conf/`: each loads as it is, and `stickyd.toml` shows every key with its real default.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::{TempDir, errors_of, resolve};
+use super::{TempDir, resolve};
 use stickyd::testing::config::{
     Config, Health, HistoryConfig, Limits, Log, Tunnels, Upstream, load_with_warnings, parse_with,
 };
@@ -159,25 +160,17 @@ fn every_commented_line_is_valid_and_shows_the_default() {
 
 #[test]
 fn every_key_is_shown() {
-    // The error of an unknown key names known ones, so every table gets an unknown key.
-    let text = "z = 1\n[[listener]]\nz = 1\nredirect = { z = 1 }\n[[listener]]\ntls = { z = 1, hsts = { z = 1 } }\n\
-        [[listener]]\ntls = { certificates = [{ z = 1, client_auth = { z = 1 } }] }\n[upstream.a]\nz = 1\n\
-        workers = [{ z = 1 }]\n\
-        health = { z = 1 }\ncookie = { z = 1 }\ndrain = { z = 1 }\neject = { z = 1 }\ntls = { z = 1 }\n\
-        alarm = { z = 1 }\nemit = { z = 1 }\nrate = { z = 1 }\nround_trip = { z = 1 }\n[[route]]\nz = 1\nrate = { z = 1 }\n[fleet]\nz = 1\nredis = \"redis://a\"\ntls = { z = 1 }\n[admin]\nz = 1\n[limits]\n\
-        z = 1\n[history]\nz = 1\n[log]\nz = 1\n[notify]\nz = 1\nheartbeat = { z = 1 }\n[[notify.to]]\nz = 1\nmail = { z = 1 }\n\
-        [telemetry]\nz = 1\n[[notify.to]]\nwebhook = { z = 1 }\n[[notify.to]]\nntfy = { z = 1 }\n\
-        [affinity.b]\nz = 1\nlookup = [\"query:a\"]\nlearn = [{ z = 1 }]\nrefusal = [{ z = 1 }]\ncreates = [{ z = 1 }]\nends = [{ z = 1 }]\n"
-        .replace('z', "zzzzzzzzzzzz");
-    let errors = errors_of(&text);
-    // Of long lists only three are named; `stickyd reference keys`, which the tests of commands read, has all.
-    let list = Regex::new("= help: use (?:one of|for example) ((?:`[a-z0-9_]+`(?:, | or )?)+)").unwrap();
-    let lists: Vec<_> = list.captures_iter(&errors).map(|found| found.extract::<1>().1[0].to_owned()).collect();
-    assert_eq!(lists.len(), 38, "{errors}");
-    let known: Vec<_> = lists.iter().flat_map(|list| list.split('`').skip(1).step_by(2)).collect();
-    assert!(known.len() >= 40, "{known:?}");
+    // The page of the reference is what `stickyd reference keys` prints (tests/commands).
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/keys.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let row = Regex::new("(?m)^\\| `([^`]+)` \\|").unwrap();
+    let rows = row.captures_iter(&page).map(|found| found.extract::<1>().1[0]);
+    // The last word of a path such as `tls.certificates[].hosts`, without `NAME`.
+    let known: BTreeSet<_> = rows.filter_map(|path| path.rsplit('.').find(|word| *word != "NAME")).collect();
+    assert!(known.len() >= 150, "{known:?}");
     let shown = commented();
     for key in known {
+        let key = key.trim_end_matches("[]");
         let forms = [format!("{key} = "), format!("[{key}]"), format!("[{key}.")];
         assert!(forms.iter().any(|form| shown.contains(form)), "conf/stickyd.toml does not show `{key}`");
     }
