@@ -101,7 +101,7 @@ fn redis(context: &Context<'_>, table: &mut Section<'_>) -> Option<EmitRedis> {
         context.report.error_help(&at, "`emit` needs `redis` with via = \"redis-adapter\"", help);
     }
     let address = address.and_then(|text| fleet::address(context, &text));
-    let username = table.text("username", "a name").filter(|name| !fleet::is_variable(context, name));
+    let username = table.text("username", "a name").filter(|name| !fleet::refuse_variable(context, name));
     let password = table.text("password_file", "a path").and_then(|path| fleet::password(context, &path));
     let tls_at = table.key("tls");
     let with_tls = address.as_slice();

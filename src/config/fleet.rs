@@ -84,7 +84,7 @@ pub(crate) fn read(
         context.report.error_help(&at, "[fleet] needs `redis`", "write redis = \"redis://redis.internal:6379\"");
     }
     let mut redis = redis.map(|item| addresses(context, item)).unwrap_or_default();
-    let username = section.text("username", "a name").filter(|name| !is_variable(context, name));
+    let username = section.text("username", "a name").filter(|name| !refuse_variable(context, name));
     let password = section.text("password_file", "a path").and_then(|path| password(context, &path));
     for address in &mut redis {
         address.username = address.username.take().or_else(|| username.as_ref().map(|name| name.value.clone()));
@@ -158,8 +158,8 @@ pub(crate) fn address(context: &Context<'_>, text: &ConfigText) -> Option<RedisA
     }
 }
 
-/// Whether a user's name is that of an environment variable, which is then reported.
-pub(crate) fn is_variable(context: &Context<'_>, name: &ConfigText) -> bool {
+/// Reports a user's name that is that of an environment variable; returns whether it is one.
+pub(crate) fn refuse_variable(context: &Context<'_>, name: &ConfigText) -> bool {
     variables::refuse(context, "`username`", name, "write the name itself")
 }
 
