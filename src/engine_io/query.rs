@@ -119,7 +119,7 @@ fn scan(query: &str) -> Option<Scan<'_>> {
         contradicts |= last.is_some_and(|(_, before)| before != value);
         last = Some((start, value));
     };
-    // The search by vectors takes a third of the instructions of `split`.
+    // With `split`, a poll takes 115 instructions more (callgrind).
     for end in memchr_iter(b'&', bytes).chain([bytes.len()]) {
         let (key, value) = split_at_byte(bytes.get(begin..end).unwrap_or_default(), b'=');
         begin = end + 1;
